@@ -118,7 +118,7 @@ def test_json_lines_are_values(write: Write, data: bytes, expected: list[Any]) -
         pytest.param(b"1\r2", "Extra data", id="a lone CR is no end of a line"),
         pytest.param(b"\xef\xbb\xbf1", "Unexpected UTF-8 BOM", id="BOM in the middle"),
         pytest.param(b"[" * 200_000 + b"]" * 200_000, "recursion", id="nested deeply"),
-        pytest.param(b"9" * 5000, "5000 digits", id="a whole number that Python refuses"),
+        pytest.param(b"9" * 5000, "5,000 digits", id="a whole number that Python refuses"),
     ],
 )
 def test_one_that_is_no_json_stands_in_its_place(write: Write, line: bytes, says: str) -> None:

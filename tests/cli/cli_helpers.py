@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -297,6 +298,15 @@ class Collected:
             assert self._news.wait_for(lambda: len(self.lines) >= count or self._ended, PATIENCE), self.lines[-5:]
             assert len(self.lines) >= count, f"it ended after {len(self.lines)} lines"
             return self.lines[:count]
+
+
+def little_room(size: int) -> list[str]:
+    """The program, where no file may be larger than this many bytes."""
+    return ["sh", "-c", f'ulimit -S -f {size // 512}; exec "$0" "$@"', *PIPEBUS]
+
+
+def make_room(live: Live) -> None:
+    resource.prlimit(live.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 SHOP = '''

@@ -191,7 +191,7 @@ class TestEveryCommand:
             done = subprocess.run(
                 [*PIPEBUS, "schema"], env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
             )
-        assert (done.returncode, done.stderr) == (1, "pipebus: [Errno 28] No space left on device\n")
+        assert (done.returncode, done.stderr) == (1, "pipebus: standard output: No space left on device\n")
 
 
 class TestCheck:
@@ -1106,7 +1106,7 @@ class TestTail:
                 stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False,
             )  # fmt: skip
 
-        assert (done.returncode, done.stderr) == (1, "pipebus: [Errno 28] No space left on device\n")
+        assert (done.returncode, done.stderr) == (1, "pipebus: standard output: No space left on device\n")
 
     def test_a_person_is_told_how_to_end_it(self, shop: Shop) -> None:
         """The hint appears only on a terminal."""

@@ -220,7 +220,7 @@ class TestTrouble:
             )
 
         assert done.returncode == 1
-        assert done.stderr == "pipebus: [Errno 28] No space left on device\n"
+        assert done.stderr == "pipebus: standard output: No space left on device\n"
 
     def test_ctrl_c_ends_it(self) -> None:
         """Ctrl-C also works while the demo waits for more input, and every record read so far has been published by then."""

@@ -6,8 +6,6 @@ import fcntl
 import json
 import os
 import pty
-import re
-import resource
 import signal
 import struct
 import subprocess
@@ -19,13 +17,14 @@ import pytest
 from cli_helpers import (
     ENV,
     PATIENCE,
-    PIPEBUS,
     WITHOUT_RICH,
     Live,
     Shop,
     assert_said_well,
     figures,
     jsonl,
+    little_room,
+    make_room,
     plain,
     subscription,
 )  # fmt: skip
@@ -312,16 +311,6 @@ class TestLetters:
         assert line.startswith("pipebus run: letters.jsonl: cannot be written: ")
         assert [json.loads(line)["body"] for line in path.read_text().splitlines()] == list(range(20))
 
-    def test_those_that_cannot_be_written_until_the_end_are_reported(self, shop: Shop) -> None:
-        """The disk stays full, and the user does not want to wait."""
-        shop.config(DIE)
-        done = shop.run(
-            *FEED, "-", "--dead", "letters.jsonl", "--timeout", "1", program=little_room(4096), input=jsonl(*range(20))
-        )
-
-        assert done.returncode == 1
-        assert re.search(r"letters\.jsonl: cannot be written: .*; \d+ dead letters are lost", done.stderr)
-
 
 class TestFullDisk:
     """A SQLite file on a full disk."""
@@ -339,15 +328,6 @@ class TestFullDisk:
         assert "it goes on by itself" in line
         found = json.loads(out.lines[-1])
         assert found["subscriptions"]["ok"]["acknowledged"] == found["read"] == 150
-
-
-def little_room(size: int) -> list[str]:
-    """The program, where no file may be larger than this many bytes."""
-    return ["sh", "-c", f'ulimit -S -f {size // 512}; exec "$0" "$@"', *PIPEBUS]
-
-
-def make_room(live: Live) -> None:
-    resource.prlimit(live.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 class TestSummary:

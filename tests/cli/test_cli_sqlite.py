@@ -695,9 +695,10 @@ class TestPublish:
 
     def test_the_first_publish_makes_the_file(self, shop: Shop) -> None:
         """The first publish creates the file as a bus does, and its output reveals a mistyped path."""
-        told = done_well(shop.run("publish", URL, "orders.new", "1"))
+        told = shop.run("publish", URL, "orders.new", "1")
 
-        assert json.loads(told) == {"outcome": "unrouted", "mailboxes": 0, "kept": "for 120 s: nobody subscribes to it"}
+        assert (told.returncode, told.stderr) == (0, f"pipebus publish: {shop.folder / 'bus.db'} is a new file\n")
+        assert json.loads(told.stdout) == {"outcome": "unrouted", "mailboxes": 0, "kept": "for 120 s: nobody subscribes to it"}
         assert (shop.folder / "bus.db").is_file()
 
 
@@ -734,7 +735,7 @@ class TestRun:
         shop.config(TRANSPORT, subscription("orders", "orders.>", "ok"))
         with shop.live("run", "bus.toml", "--tail", "orders.>", *ALLOW, notes=True) as live:
             out = live.collect_out()
-            assert live.err.wait_for(1) == ["running: 1 subscription; Ctrl-C drains and stops\n"]
+            assert live.err.wait_for(1) == ["running: 1 subscription; Ctrl-C stops, and what waits stays in the store\n"]
             for number in range(3):
                 done_well(shop.run("publish", URL, "orders.new", str(number)))
                 done_well(shop.run("publish", URL, "other.thing", str(number)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,10 +10,11 @@ from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.letters import Journal
 from pipebus.cli.messages import Unrouted, error_json, message_of, outcome_json
 from pipebus.cli.summary import Sample
-from pipebus.errors import HeaderError, MessageError, Rejected, SubjectError, reason_of
+from pipebus.errors import HeaderError, MessageError, PipebusError, Rejected, SubjectError, reason_of
 from pipebus.inputs.records import BadRecord
 from pipebus.mailbox.patience import patience
 from pipebus.message.message import Message
+from pipebus.message.outcomes import Receipt
 
 if TYPE_CHECKING:
     from pipebus.inputs.several import Several
@@ -52,6 +52,7 @@ class Feed:
         self._tell = tell
         self._says = says
         self._unrouted = None if tell is None else Unrouted(bus)
+        self.duplicates = 0
         self._no_messages = 0
         self._where: Callable[[], str] = str
 
@@ -72,7 +73,7 @@ class Feed:
             for record in records:
                 self.read += 1
                 self._publish(record)
-                if self._interrupts.asked or not self._letters_are_kept():
+                if self._interrupts.asked or not self.finish():
                     return
         except Interrupted:
             return
@@ -96,11 +97,12 @@ class Feed:
             if isinstance(error, SystemExit):
                 engine_of(self._bus).interrupted(error, "a publish filter", f"record {self._where()}", lost=True)
             elif not isinstance(error, Rejected):
-                # These errors mean that there was no message.
-                self._no_messages += isinstance(error, (SubjectError, HeaderError, MessageError))
+                wrong = isinstance(error, (SubjectError, HeaderError, MessageError))
+                self._no_messages += wrong and not _is_message(record, subject)
                 self.unpublished.add(f"{self._where()}: {reason_of(error)}")
             self._told(error_json(error))
         else:
+            self.duplicates += isinstance(outcome, Receipt) and outcome.duplicate
             if self._unrouted is not None:
                 self._told(outcome_json(outcome, self._unrouted.take()))
 
@@ -125,7 +127,7 @@ class Feed:
             self._says(f"waits: {reason_of(error)}")
         return self._pause(reason_of(error))
 
-    def _letters_are_kept(self) -> bool:
+    def finish(self) -> bool:
         """Wait while dead letters cannot be written. False: a signal came meanwhile."""
         journal = self.journal
         while journal is not None and journal.error is not None and not journal.write():
@@ -134,14 +136,19 @@ class Feed:
         self.waits = ""
         return True
 
-    def finish(self, timeout: float) -> None:
-        """Wait, at most so many seconds, until the last dead letters are written."""
-        deadline = time.monotonic() + timeout
-        while self.journal is not None and not self.journal.write() and time.monotonic() < deadline:
-            if not self._pause(str(self.journal.error)):
-                return
-        self.waits = ""
-
     def _pause(self, why: str) -> bool:
         self.waits = why
         return self._interrupts.pause(AGAIN)
+
+
+def _is_message(record: Any, subject: str | None) -> bool:
+    """Whether a record was a message; otherwise a filter has made something else of it."""
+    if subject is not None:
+        return True
+    subject, body, options = message_of(record)
+    options.pop("delay", None)
+    try:
+        Message(subject, body, **options)
+    except PipebusError:
+        return False
+    return True

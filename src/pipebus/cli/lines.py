@@ -14,13 +14,16 @@ from pipebus.errors import CodecError
 from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
 from pipebus.message.subject import REPLY
+from pipebus.pipeline.compose import Node
+from pipebus.pipeline.forks import Branch
+from pipebus.pipeline.places import Place
+from pipebus.pipeline.recognise import node as node_of
+from pipebus.pipeline.shapes import transform
+from pipebus.pipeline.step import Step
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.tail import Follower
     from pipebus.transports.sqlite.transport import SqliteTransport
-
-TAIL = "(tail)"
-"""The name of the subscription that prints."""
 
 
 class Lines:
@@ -60,9 +63,13 @@ class Lines:
 def tailing(bus: Bus, pattern: str | None, lines: Lines, count: int | None = None) -> Iterator[str]:
     """
     Print the messages that subscribers of a pattern receive; after `count` messages, request the stop. Yields the name of the
-    subscription that prints; "" without a pattern.
+    subscription that prints; "" if there is none.
     """
-    printed = 0
+    if pattern is None:
+        yield ""
+        return
+    checked(Pattern, pattern)
+    engine, wanted, printed = engine_of(bus), Pattern(pattern), 0
 
     def show(message: Message[Any]) -> None:
         nonlocal printed
@@ -72,12 +79,40 @@ def tailing(bus: Bus, pattern: str | None, lines: Lines, count: int | None = Non
         if printed == count:
             bus.request_stop(f"{count} printed")
 
-    name = ""
-    if pattern is not None:
-        # A named subscription would remain in a transport that other processes use.
-        own = TAIL if engine_of(bus).transport.local else None
-        name = checked(bus.subscribe, pattern, show, name=own).name
-    yield name
+    if not engine.transport.local:
+        yield bus.subscribe(pattern, show).name  # without a name of its own, with which it would stay there
+        return
+
+    @transform
+    def look(message: Message[Any]) -> Message[Any]:
+        subject = message.subject
+        if isinstance(subject, str) and wanted.matches(subject) and names_answers(pattern) >= names_answers(subject):
+            expired = message.ttl is not None and engine.clock.now() - message.time > message.ttl
+            if not expired:  # otherwise nobody receives it
+                show(message)
+        return message
+
+    # Not a subscription: with it, no message would be one that nobody listens to.
+    engine.router.nodes = _with_end(engine.router.nodes, node_of(look, 1, Place("--tail", 0), "tail"))
+    yield ""
+
+
+def _with_end(nodes: tuple[Node, ...], last: Node) -> tuple[Node, ...]:
+    """A chain with one more filter at its end, and at those of its branches, which skip the rest of the chain."""
+
+    def inside(node: Node) -> Node:
+        if isinstance(node, Step):
+            return node
+        return node.of(_with_end(node.nodes, last) if isinstance(node, Branch) else tuple(map(inside, node.nodes)))
+
+    found = tuple(map(inside, nodes))
+    ends = bool(found) and isinstance(found[-1], Step) and found[-1].traits.terminal
+    return found if ends else (*found, last)
+
+
+def names_answers(subject: str) -> bool:
+    """True for the subjects of answers to requests, which nobody means by a pattern such as ">"."""
+    return subject.startswith(REPLY)
 
 
 def stored_json(
@@ -85,7 +120,7 @@ def stored_json(
 ) -> Iterator[dict[str, Any]]:
     """Yield the messages of a file as JSON. Answers to requests are left out unless the pattern names them."""
     for kept in follower.read(pattern, pause):
-        if kept.subject.startswith(REPLY) and not pattern.startswith(REPLY):
+        if names_answers(kept.subject) and not names_answers(pattern):
             continue
         try:
             yield message_json(store.codec.decode(kept.data))

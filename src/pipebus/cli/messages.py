@@ -6,6 +6,7 @@ from typing import Any, Final
 from pipebus import events
 from pipebus.cli.show import as_json
 from pipebus.errors import Rejected, reason_of
+from pipebus.foreign.objects import json_type
 from pipebus.inputs.records import BadRecord
 from pipebus.message.headers import HOPS_HEADER
 from pipebus.running.here import current_mailbox
@@ -13,6 +14,9 @@ from pipebus.values.json_data import plain
 
 OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "causation_id", "time")
 """Fields that a message in JSON may have. With its own time, `Expire` and ttl treat it as they would have then."""
+
+TEXTS: Final = ("key", "id", "reply_to", "correlation_id", "causation_id")
+"""Those of them that are text."""
 
 FIELDS: Final = ("subject", "body", *OPTIONS)
 """All fields of a message in JSON."""
@@ -46,9 +50,10 @@ def outcome_json(outcome: Any, unrouted: str | None = None) -> dict[str, Any]:
     """Return a `Receipt` or `Dropped`; `unrouted` is the subject that nobody listens to, if it is known."""
     if not outcome:
         return {"outcome": "dropped", "by": outcome.by, "reason": outcome.reason}
+    same = {"duplicate": True} if outcome.duplicate else {}
     if outcome.mailboxes:
-        return {"outcome": "accepted", "mailboxes": outcome.mailboxes}
-    return {"outcome": "unrouted", "mailboxes": 0} | ({} if unrouted is None else {"subject": unrouted})
+        return {"outcome": "accepted", "mailboxes": outcome.mailboxes} | same
+    return {"outcome": "unrouted", "mailboxes": 0} | same | ({} if unrouted is None else {"subject": unrouted})
 
 
 def error_json(error: BaseException) -> dict[str, Any]:
@@ -85,6 +90,15 @@ def message_of(record: Any) -> tuple[str, Any, dict[str, Any]]:
     if not isinstance(record["subject"], str):
         raise BadRecord(f"subject = {as_json(record['subject'])[:60]}: it has to be text")
     options = {key: value for key, value in record.items() if value is not None and key not in ("subject", "body")}
+    headers = options.get("headers", {})
+    if not isinstance(headers, dict):
+        raise BadRecord(f"headers is {json_type(headers)}; it has to be a table of texts")
+    texts = {key: options[key] for key in TEXTS if key in options} | {
+        f'header "{name}"': text for name, text in headers.items()
+    }
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise BadRecord(f"{key} is {json_type(value)}; it has to be text")
     for key in options.keys() - OPTIONS:
         near = difflib.get_close_matches(key, FIELDS, 1)
         meant = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(FIELDS)}"

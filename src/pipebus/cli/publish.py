@@ -6,6 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from pipebus import events
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import log_to_stderr
 from pipebus.cli.arguments import (
@@ -21,10 +22,11 @@ from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import Unrouted, body_json, error_json, outcome_json
 from pipebus.cli.show import as_json
 from pipebus.cli.stores import check_file, file_of, keeps_letters, leave_alone
-from pipebus.cli.summary import add_fail_on, left_over
-from pipebus.cli.targets import open_bus, starting
+from pipebus.cli.summary import KINDS, add_fail_on, left_over
+from pipebus.cli.targets import is_url, open_bus, starting
 from pipebus.message.message import Message
 from pipebus.message.subject import check_subject
+from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.publishing.arrival import patterns_of
 
 if TYPE_CHECKING:
@@ -66,11 +68,18 @@ def run(args: argparse.Namespace) -> int:
     checked(Message, args.subject, body, **options)
     bus = open_bus(args.target, args.allow, url=True)
     store = file_of(bus)
-    if store is not None:
-        check_file(store, new=True)
+    if store is not None and check_file(store, new=True) and is_url(args.target):  # a typing mistake makes a file, too
+        print(f"pipebus publish: {store.options.path} is a new file", file=sys.stderr)
     if keeps_letters(bus):
         _only_publish(bus)
     unrouted = Unrouted(bus)
+    dropped: list[dict[str, Any]] = []
+
+    def see(event: Any) -> None:
+        if isinstance(event, events.Discarded) and event.place != PUBLISH and event.exception is None:  # not a failed request
+            dropped.append({"subscription": event.place, "by": event.by, "reason": event.reason})
+
+    bus.observe(see)
     outcome: dict[str, Any]
     with starting():
         bus.start()
@@ -92,13 +101,16 @@ def run(args: argparse.Namespace) -> int:
     letters = [] if keeps_letters(bus) else bus.dead_letters.list()  # those also include letters of other messages
     if letters:
         outcome["dead"] = [{"subscription": letter.subscription, "by": letter.by, "error": letter.error} for letter in letters]
+    if dropped:
+        outcome["dropped"] = dropped
     if left:
         outcome["left"] = left
     print(as_json(outcome))
     engine_of(bus).lifecycle.leave()
     if interrupts.number is not None:
         return 128 + interrupts.number
-    return 1 if outcome["outcome"] in ("rejected", "failed", *args.fail_on) or letters or left else 0
+    happened = {outcome["outcome"], *outcome.keys() & KINDS}
+    return 1 if happened & {"rejected", "failed", "dead", "left", *args.fail_on} else 0
 
 
 def _only_publish(bus: Bus) -> None:
@@ -111,7 +123,7 @@ def _only_publish(bus: Bus) -> None:
 def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:
     """Return the subscriptions, or the time, that a SQLite file keeps a message for."""
     if receipt.duplicate:
-        return {"duplicate": True, "kept": "under this id already, so it was not stored again"}
+        return {"kept": "under this id already, so it was not stored again"}
     if receipt.mailboxes:
         return {"kept": f"for {receipt.mailboxes} subscription{'' if receipt.mailboxes == 1 else 's'}"}
     kept = max(store.options.retention, store.options.window)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipebus.bus import signals
 from pipebus.bus.bus import Bus, engine_of
-from pipebus.bus.stopping import StopReport
+from pipebus.bus.stopping import StopReport, transport_quiet
 from pipebus.cli import CommandError, log_to_stderr, summary
 from pipebus.cli.arguments import add_allow, add_target, add_timeout, checked
 from pipebus.cli.feed import Feed
@@ -19,11 +19,12 @@ from pipebus.cli.letters import Journal, Letters
 from pipebus.cli.lines import Lines, following, tailing
 from pipebus.cli.progress import progress, shows
 from pipebus.cli.show import as_json
-from pipebus.cli.stores import check_file, file_of, keeps_letters
+from pipebus.cli.stores import check_file, file_of, keeps_letters, next_due
 from pipebus.cli.summary import add_fail_on
 from pipebus.cli.targets import open_bus, shown, starting
 from pipebus.inputs.lines import BadInput
 from pipebus.mailbox import endings
+from pipebus.mailbox.claims import SLICE
 from pipebus.message.subject import check_subject
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ examples:
 
 A bus with transport = "sqlite:///bus.db" shares its work with the other processes that use that file, and keeps its dead
 letters there: see `pipebus dead list sqlite:///bus.db`. Its summary counts what this process did, and what is left in the
-file. When a signal stops it, it finishes the messages that it has begun to handle; the others stay in the file. At the end of
---input, it handles all waiting messages.
+file. When a signal stops it, it finishes the messages that it has begun to handle; the others stay in the file.
+
+At the end of --input, it handles all waiting messages, also those that are due within --timeout, as after a failed attempt. It
+goes on for as long as messages are handled, and ends when none has been for --timeout. What is left then is lost in memory, and
+kept in a store.
 
 Nobody waits for a file that is read. So where a mailbox or a disk is full, the reading waits for room, until there is some or a
 signal comes. A record that cannot be read is counted, and the reading goes on.
@@ -68,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("jsonl", "csv"), help="format of the records (default: by the file's name, otherwise jsonl)"
     )
+    parser.add_argument(
+        "--delimiter", metavar="C", type=_character, help="between the fields of CSV (default: , but a tab in *.tsv)"
+    )
     parser.add_argument("--subject", metavar="S", help="publish each record on this subject, as the body of a message")
     parser.add_argument("--outcomes", action="store_true", help="print what became of each record, as one JSON object")
     parser.add_argument("--tail", metavar="PATTERN", help="print the messages on these subjects, as JSON Lines")
@@ -75,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dead", metavar="FILE", help="write each dead letter into this file when it dies, as JSON Lines")
     parser.add_argument("--dead-ok", action="store_true", help="exit with 0 even if there are dead letters")
     add_fail_on(parser, "also exit with 1 if there was one of these")
-    add_timeout(parser, 30.0, "how long to wait at the end for messages to be handled")
+    add_timeout(parser, 30.0, "how long to wait at the end; with --input, while no message is handled")
     parser.add_argument(
         "--log", action="store_true", help="show all log lines on stderr (default: errors; without --input, warnings too)"
     )
@@ -84,14 +91,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.INFO if args.log else logging.WARNING if not args.input else logging.ERROR)
-    for option, given in (("--subject", args.subject), ("--format", args.format), ("--outcomes", args.outcomes)):
-        if given and not args.input:
-            raise CommandError(f"{option} needs records; add --input FILE (- is standard input)")
+    for option in ("subject", "format", "outcomes", "delimiter"):
+        if getattr(args, option) and not args.input:
+            raise CommandError(f"--{option} needs records; add --input FILE (- is standard input)")
     if args.format == "csv" and args.subject is None:
         raise CommandError(NO_SUBJECT)
     if args.subject is not None:
         checked(check_subject, args.subject)
     return Run(open_bus(args.target, args.allow), args).run()
+
+
+def _character(text: str) -> str:
+    if len(text.replace("\\t", "\t")) != 1:
+        raise argparse.ArgumentTypeError(f"it is one character, as in ';' or '\\t'; found {text!r}")
+    return text.replace("\\t", "\t")
 
 
 NO_SUBJECT = "rows of a CSV file have no subject; add --subject, as in --subject flights.raw"
@@ -110,6 +123,7 @@ class Run:
         self.left: StopReport | None = None  # after the stop
         self.drains = self.lifecycle.drains(None)  # whether the stop is to handle all waiting messages
         self.elapsed = 0.0
+        self.count = len(bus.subscriptions)
         self.shared = keeps_letters(bus)  # the transport does, also those of other processes
         self.died = summary.Sample()  # if so: a sentence for each dead letter of this run
         if self.shared:
@@ -142,25 +156,38 @@ class Run:
                 broken = error  # raised again below, after the records before it are handled and reported
         self.elapsed = time.perf_counter() - begin
         lost = None if self.journal is None else self.journal.close()
-        if self.lines.error is not None:
+        if isinstance(self.lines.error, BrokenPipeError):
             raise self.lines.error
         found = summary.figures(self)
         if broken is not None and not self.feed.read:
             raise CommandError(str(broken))
-        if args.json:
-            print(as_json(found))
-        else:
-            summary.show(self, found, sys.stderr if args.tail or args.outcomes else sys.stdout)
+        self._report(found)
         if lost is not None:
             raise lost
         if broken is not None:
             raise CommandError(str(broken))
         return self._code(found)
 
+    def _report(self, found: dict[str, Any]) -> None:
+        """Print the summary: on stderr if stdout is for data, or if nothing can be written there."""
+        try:
+            if self.lines.error is not None:
+                raise self.lines.error
+            if self.args.json:
+                print(as_json(found))
+            else:
+                summary.show(self, found, sys.stderr if self.args.tail or self.args.outcomes else sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            summary.show(self, found, sys.stderr)
+            raise
+
     def _say(self, text: str) -> None:
         """Print what a person should know at once, if no progress shows it."""
         if not shows(self.args.quiet):
-            print(f"pipebus run: {text}", file=sys.stderr)
+            _warn(text)
 
     def _see(self, event: Any) -> None:
         from pipebus import events
@@ -175,8 +202,8 @@ class Run:
         return tailing(self.bus, pattern, self.lines)
 
     def _until_stopped(self) -> None:
-        count = len(self.bus.subscriptions) - (self.args.tail is not None and self.store is None)
-        text = f"running: {count} subscription{'' if count == 1 else 's'}; Ctrl-C drains and stops"
+        ends = "drains and stops" if self.drains else "stops, and what waits stays in the store"
+        text = f"running: {self.count} subscription{'' if self.count == 1 else 's'}; Ctrl-C {ends}"
         with starting():
             self.left = signals.run(self.lifecycle, self.args.timeout, lambda: print(text, file=sys.stderr))
 
@@ -185,7 +212,7 @@ class Run:
 
         args, interrupts = self.args, self.interrupts
         with interrupts, ExitStack() as stack:
-            records = Several(args.input, args.format, interrupts.wait, interrupts.opening)
+            records = Several(args.input, args.format, interrupts.wait, interrupts.opening, _warn, args.delimiter)
             try:
                 stack.enter_context(records)
             except Interrupted:
@@ -201,11 +228,40 @@ class Run:
                 finally:
                     if "-" in args.input:
                         _leave_stdin()
+                    self.lifecycle.bell = None  # the stop would ring it, and so end the wait for a full disk
+                    waits = args.timeout if self._drained() else 0.0
                     drain = False if interrupts.count > 1 else None if interrupts.asked else True
-                    self.drains = self.lifecycle.drains(drain)
-                    self.left = self.lifecycle.stop(args.timeout, drain)
-                    self.lifecycle.bell = None
-                    self.feed.finish(args.timeout)
+                    self.left = self.lifecycle.stop(waits, drain)
+                    self.drains = self.lifecycle.drains(None if interrupts.asked else True)
+                    self.feed.finish()
+
+    def _drained(self) -> bool:
+        """Wait for handlers while they make progress. False: they have made none for --timeout seconds."""
+        engine, lifecycle, limit = engine_of(self.bus), self.lifecycle, self.args.timeout
+        for schedule in list(engine.schedules):
+            schedule.end()
+
+        def over() -> bool:
+            return lifecycle.hurried or (self.interrupts.asked and not lifecycle.drains(None))
+
+        now = engine.clock.monotonic
+        before, since = -1, now()
+        while not over() and not engine.claims.quiet(engine.clock, min(SLICE, limit), self._nothing_due, over):
+            done = sum(one.acknowledged + (one.rare.ended if one.rare else 0) for one in engine.router.subscriptions())
+            if done != before:
+                before, since = done, now()
+            elif now() - since >= limit:
+                return False
+        return True
+
+    def _nothing_due(self) -> bool:
+        """Whether the store has nothing to handle, now or within --timeout seconds, as the next attempt of a retry."""
+        engine, store = engine_of(self.bus), self.store
+        if store is None or not transport_quiet(engine):
+            return transport_quiet(engine)
+        names = [one.name for one in self.bus.subscriptions if one.handled]
+        # Once more, because what was due later may be due now.
+        return store.file.now() + self.args.timeout < next_due(store, names) and transport_quiet(engine)
 
     def _look(self, records: "Several") -> tuple[float | None, str]:
         """Return what is done: not what has been read, but what has been handled."""
@@ -231,6 +287,10 @@ class Run:
             return 128 + self.interrupts.number
         fails = {*summary.FAILURES} - ({"dead"} if self.args.dead_ok else set()) | {*self.args.fail_on}
         return 1 if summary.failures(self, found) & fails else 0
+
+
+def _warn(text: str) -> None:
+    print(f"pipebus run: {text}", file=sys.stderr)
 
 
 def _leave_stdin() -> None:

@@ -35,16 +35,27 @@ def leave_alone(bus: Bus) -> None:
         engine_of(bus).end(one, "unsubscribed")
 
 
-def check_file(store: SqliteTransport, *, new: bool = False) -> None:
-    """Check the file before the transport opens it, which could create files; with `new` it may be missing or empty."""
+def next_due(store: SqliteTransport, names: list[str]) -> float:
+    """Return when a delayed message of these subscriptions is due, in the file's time; infinity if there is none."""
+    from pipebus.transports.sqlite.subscriptions import next_due
+
+    return store.file.read(lambda connection: next_due(connection, names))
+
+
+def check_file(store: SqliteTransport, *, new: bool = False) -> bool:
+    """
+    Check the file before the transport opens it, which could create files; with `new` it may be missing or empty. Returns True
+    if the transport will make it.
+    """
     from pipebus.transports.sqlite.glance import look_into
 
     path = store.options.path
     if new and not os.path.isdir(os.path.dirname(path)):
         raise CommandError(f"{path}: there is no folder {os.path.dirname(path)}; make it, or correct the path")
     if new and (not os.path.exists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0)):
-        return
+        return True
     try:
         look_into(path).close()
     except TransportError as error:
         raise CommandError(str(error)) from None
+    return False

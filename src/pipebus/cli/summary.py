@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.stopping import StopReport
-from pipebus.cli.lines import TAIL
 from pipebus.cli.show import printable, styled, table, wrapped
 from pipebus.mailbox import endings
 
@@ -60,9 +59,10 @@ def figures(run: "Run") -> dict[str, Any]:
         "read": run.feed.read,
         "unreadable": len(run.feed.unreadable),
         "unpublished": len(run.feed.unpublished),
+        "duplicates": run.feed.duplicates,
         **{key: stats[key] for key in ("published", "accepted", "rejected", "dropped", "errors")},
         **{key: stats[key] for key in ("unrouted", "unrouted_subjects")},
-        "subscriptions": {name: one for name, one in _subscriptions(run, stats).items() if name != TAIL},
+        "subscriptions": _subscriptions(run, stats),
         "dead_letters": len(run.died) if run.shared else stats["dead_letters"],
         "interrupted": run.interrupts.name,
         "elapsed_s": round(run.elapsed, 3),
@@ -79,7 +79,7 @@ def failures(run: "Run", found: dict[str, Any]) -> set[str]:
         "unreadable": found["unreadable"],
         "failed": found["unpublished"] or found["errors"],
         "dead": found["dead_letters"],
-        "left": left_over(run.left, run.drains),
+        "left": left_undone(run, found),
     }
     return {kind for kind, it in happened.items() if it}
 
@@ -97,15 +97,18 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
         print(text, file=file)
 
     say(_first_line(run, found))
+    subscriptions, subjects = found["subscriptions"].items(), found["unrouted_subjects"].items()
+    ends: list[tuple[str, str, dict[str, int]]] = [
+        *((word, by, reasons) for word in ("rejected", "dropped") for by, reasons in found[word].items()),
+        *(("failed", by, errors) for by, errors in engine_of(run.bus).ledger.errors.items()),
+        *(("dropped", f"in {name}", one["dropped"]) for name, one in subscriptions),
+        ("unrouted", "", {f"nobody listens to {subject}": count for subject, count in subjects}),
+    ]
     rows: list[tuple[Any, ...]] = [
         (word, by, count, reason)
-        for word in ("rejected", "dropped")
-        for by, reasons in found[word].items()
+        for word, by, reasons in ends
         for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])
     ]
-    rows += [("failed", "", count, name) for name, count in found["errors"].items()]
-    unrouted = sorted(found["unrouted_subjects"].items(), key=lambda pair: -pair[1])
-    rows += [("unrouted", "", count, f"nobody listens to {subject}") for subject, count in unrouted]
     _table(("", "by", "messages", "reason"), rows, ("messages",), file)
     for title, texts in (("could not be read", run.feed.unreadable), ("could not be published", run.feed.unpublished)):
         if texts:
@@ -114,21 +117,20 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
     if run.feed.unreadable and len(run.feed.unreadable) == run.feed.read and run.args.format is None:
         say("  (is it CSV? add --format csv)")
     rows = [
-        (name, one["acknowledged"], sum(one["dropped"].values()), one["dead"], one["pending"] + one["in_flight"])
-        for name, one in found["subscriptions"].items()
+        (name, one["acknowledged"], sum(one["dropped"].values()), one["dead"], _left(run, one)) for name, one in subscriptions
     ]
     if len(rows) > ROWS:  # first those where something is left to do
         rows.sort(key=lambda row: (row[3] + row[4], row[2], row[1]), reverse=True)
     _table(("subscription", "handled", "dropped", "dead", "left"), rows, ("handled", "dropped", "dead", "left"), file)
-    if not run.shared:
-        for one in run.bus.dead_letters.list():
-            run.died.add(f"dead: {one.message.subject} in {one.subscription}: {one.error}")
-    if run.died:
+    died = run.died if run.shared else Sample()
+    for letter in () if run.shared else run.bus.dead_letters.list():
+        died.add(f"dead: {letter.message.subject} in {letter.subscription}: {letter.error}")
+    if died:
         say()
-        _list(run.died, file, style="red")
+        _list(died, file, style="red")
     if (evicted := run.bus.dead_letters.evicted) and run.journal is None:
         say(styled(f"  and {evicted:,} earlier ones were not kept; add --dead FILE", "red", file))
-    for text in left_over(run.left, run.drains):
+    for text in left_undone(run, found):
         say(styled("\n" + "\n".join(wrapped(printable(text), "  ")), "red", file))
     rate = f", {found['read'] / run.elapsed:,.0f} records a second" if run.feed.read else ""
     say(f"\n{run.elapsed:.2f} s{rate}" + (f"; stopped by {run.interrupts.name}" if run.interrupts.name else ""))
@@ -148,6 +150,8 @@ def _first_line(run: "Run", found: dict[str, Any]) -> str:
     others = found["published"] - run.feed.published
     by = f" ({others:,} by {_publishers(run.bus)})" if run.args.input and others else ""
     text = f"{found['published']:,} published{by}: {found['accepted']:,} accepted"
+    if run.feed.duplicates:
+        text += f" ({run.feed.duplicates:,} under an id that is known)"
     text += "".join(f", {count:,} {word}" for word, count in refused.items() if count)
     return f"{found['read']:,} read, {text}" if run.args.input else text
 
@@ -166,6 +170,29 @@ def _list(texts: Sample, file: TextIO, indent: str = "", style: str | None = Non
         print(f"  … and {len(texts) - SHOWN:,} more", file=file)
 
 
+def _left(run: "Run", one: dict[str, Any]) -> int:
+    """Return how many messages nobody has handled. Those in flight in a store are being handled by other processes."""
+    return cast(int, one["pending"] + (0 if run.shared else one["in_flight"]))
+
+
+def left_undone(run: "Run", found: dict[str, Any]) -> list[str]:
+    """Return sentences about what a run has left undone: at the end of --input, all that the column `left` shows."""
+    if run.left is None or not (run.args.input or "left" in run.args.fail_on):
+        return left_over(run.left, run.drains)
+    counts = [f"{name} {count:,}" for name, one in found["subscriptions"].items() if (count := _left(run, one))]
+    late = run.drains and not run.left.drained
+    text = (
+        f"not all messages were handled in time (--timeout {run.args.timeout:g} s)" if late else "not all messages were handled"
+    )
+    kept = "lost" if engine_of(run.bus).transport.local else "kept in the store"
+    words = [f"{text}; {kept}: {', '.join(counts)}"] if counts else [text] if late else []
+    return [*words, *_broken(run.left)]
+
+
+def _broken(report: StopReport) -> list[str]:
+    return [*(f"{name} was still at work and was left behind" for name in report.abandoned), *report.errors]
+
+
 def left_over(report: StopReport | None, drains: bool = True, but: str = "") -> list[str]:
     """
     Return sentences about what a stop left undone; if it was not to handle all that waits, messages may stay in a store. `but`
@@ -177,5 +204,4 @@ def left_over(report: StopReport | None, drains: bool = True, but: str = "") -> 
     left = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     late = not report.drained and (counts or (drains and not report.left))
     found = ["not all messages were handled in time" + (f"; still waiting: {left}" if left else "")] if late else []
-    found += [f"{name} was still at work and was left behind" for name in report.abandoned]
-    return [*found, *report.errors]
+    return [*found, *_broken(report)]

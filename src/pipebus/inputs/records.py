@@ -36,11 +36,18 @@ class CsvRecords(Lines):
 
     Args:
         columns: Names that the header must contain.
+
+    Attributes:
+        doubt: Why the delimiter seems to be another one; "" if it does not.
     """
 
+    doubt = ""
+
     def __init__(
-        self, source: str | os.PathLike[str], columns: Sequence[str] = (), wanted: str = "", wait: Wait | None = None
-    ) -> None:
+        self, source: str | os.PathLike[str], columns: Sequence[str] = (), wanted: str = "", wait: Wait | None = None,
+        delimiter: str = ",",
+    ) -> None:  # fmt: skip
+        self._delimiter = delimiter
         super().__init__(source, wanted or "give a CSV file whose first line names the columns", wait)
         self._columns = columns
 
@@ -73,13 +80,18 @@ class CsvRecords(Lines):
     def _open(self, stack: ExitStack) -> None:
         super()._open(stack)
         self._texts = Texts(self, self._lines())
-        self._rows = csv.reader(self._texts, strict=True)
+        self._rows = csv.reader(self._texts, strict=True, delimiter=self._delimiter)
         try:
             self._header = next(filter(None, self._rows), [])
         except csv.Error as error:
             raise BadInput(f"{self.name}:{self.line}: not a CSV file ({error}); {self.wanted}") from error
         if self._texts.fault:
             raise BadInput(f"{self.name}:{self.line}: not a CSV file in UTF-8 ({self._texts.fault}); {self.wanted}")
+        other = next((one for one in ";\t|," if len(self._header) == 1 and one in self._header[0]), None)
+        if other is not None:
+            self.doubt = (
+                f"{self.name} has one column, {self._header[0][:60]!r}; if fields end with {other!r}, add --delimiter {other!r}"
+            )
         twice = [name for name, count in Counter(self._header).items() if count > 1]
         if twice:
             raise BadInput(f"{self.name}: its first line has {', '.join(twice)} twice; give each column a name of its own")
@@ -174,11 +186,18 @@ def strict_json(text: str) -> Any:
         ValueError: it is not JSON, or contains NaN or a number that is too large.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    return json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # Python's limit, whose text is about Python
+        raise ValueError(f"a number of {len(text):,} digits is too large") from None
 
 
 def _finite(text: str) -> float:
@@ -188,8 +207,18 @@ def _finite(text: str) -> float:
     return value
 
 
-def open_records(source: str, format: Literal["jsonl", "csv"] | None, wait: Wait | None = None) -> CsvRecords | JsonRecords:
-    """Return the records of a file. Without a format, names that end in .csv or .csv.gz mean CSV, others JSON Lines."""
+def open_records(
+    source: str, format: Literal["jsonl", "csv"] | None, wait: Wait | None = None, delimiter: str | None = None
+) -> CsvRecords | JsonRecords:
+    """
+    Return the records of a file.
+
+    Args:
+        format: None: CSV if the name ends in .csv, .tsv, .csv.gz or .tsv.gz, otherwise JSON Lines.
+        delimiter: Between the fields of CSV; None: a tab if the name ends in .tsv or .tsv.gz, otherwise a comma.
+    """
+    ending = source.lower().removesuffix(".gz")[-4:]
     if format is None:
-        format = "csv" if source.lower().removesuffix(".gz").endswith(".csv") else "jsonl"
-    return CsvRecords(source, wait=wait) if format == "csv" else JsonRecords(source, wait)
+        format = "csv" if ending in (".csv", ".tsv") else "jsonl"
+    delimiter = delimiter or ("\t" if ending == ".tsv" else ",")
+    return CsvRecords(source, wait=wait, delimiter=delimiter) if format == "csv" else JsonRecords(source, wait)

@@ -18,15 +18,19 @@ class Several:
         format: Of all files; None: each by its name.
         wait: As for `Lines`.
         opening: Calls the function that opens a file, which may wait for the other end of a named pipe.
+        says: Called with a doubt about a file.
+        delimiter: As for `open_records`.
 
     Raises:
         BadInput: a file is missing, and nothing has been opened; or later, as `Lines` does.
     """
 
     def __init__(
-        self, sources: Sequence[str], format: Literal["jsonl", "csv"] | None, wait: Wait, opening: Callable[[Any], Any]
-    ) -> None:
-        self.files = [open_records(source, format, wait) for source in sources]
+        self, sources: Sequence[str], format: Literal["jsonl", "csv"] | None, wait: Wait, opening: Callable[[Any], Any],
+        says: Callable[[str], object], delimiter: str | None = None,
+    ) -> None:  # fmt: skip
+        self.files = [open_records(source, format, wait, delimiter) for source in sources]
+        self._says = says
         self._opening = opening
         self._stack = ExitStack()
         self._current = self.files[0]
@@ -73,3 +77,5 @@ class Several:
         file = self.files[number]
         self._opening(lambda: self._stack.enter_context(file))
         self._current = file
+        if isinstance(file, CsvRecords) and file.doubt:
+            self._says(file.doubt)

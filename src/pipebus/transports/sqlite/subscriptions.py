@@ -146,6 +146,16 @@ def figures(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
     }
 
 
+def next_due(connection: sqlite3.Connection, names: Sequence[str]) -> float:
+    """When a delayed message of these subscriptions is due, in the file's time, apart from those that are paused."""
+    query = (
+        f"SELECT min(due) FROM later JOIN subscription USING (sub) WHERE name IN ({', '.join('?' * len(names))}) "
+        "AND NOT EXISTS (SELECT 1 FROM meta WHERE name = ? || sub)"
+    )
+    [due] = connection.execute(query, (*names, PAUSED)).fetchone()
+    return float("inf") if due is None else float(due)
+
+
 def _add_stored(store: Store, sub: int, patterns: Sequence[str], start: str) -> None:
     """Give a new subscription the stored messages that match: all, or the last one."""
     parsed = [Pattern(pattern) for pattern in patterns]
