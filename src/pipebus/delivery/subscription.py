@@ -66,7 +66,7 @@ class Subscription(Recipient, Generic[T]):
 
     @property
     def patterns(self) -> tuple[Any, ...]:
-        """The literal subjects, objects and wildcard `Pattern`s that it subscribes to."""
+        """The literal subjects, objects and patterns (`Pattern`) that it subscribes to."""
         return self.subjects if isinstance(self.subjects, tuple) else (self.subjects,)
 
     @property

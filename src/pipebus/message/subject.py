@@ -172,7 +172,7 @@ class Ref(Address):
     """
     An object as a subject. No pattern matches it.
 
-    Two `Ref`s are equal if they hold the same object.
+    Two of them are equal if they hold the same object.
     """
 
     __slots__ = ("object",)
