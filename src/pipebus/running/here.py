@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from threading import get_ident
 from typing import Any, Final, Protocol
 
@@ -79,17 +79,19 @@ def carry(context: contextvars.Context) -> Here:
     return here
 
 
-@contextmanager
-def elsewhere(message: Message[Any] | None = None) -> Iterator[None]:
+class elsewhere:  # noqa: N801 (a `with` block; not a `contextmanager`, which sets attributes of errors)
     """In a `with` block, what runs here may continue on other threads, and has another message in hand."""
-    here = Here(current_mailbox(), message if message is not None else in_hand())
-    token = carried.set(here)
-    try:
-        yield
-    finally:
-        here.empty()
+
+    def __init__(self, message: Message[Any] | None = None) -> None:
+        self.here = Here(current_mailbox(), message if message is not None else in_hand())
+
+    def __enter__(self) -> None:
+        self.token = carried.set(self.here)
+
+    def __exit__(self, *_: object) -> None:
+        self.here.empty()
         with suppress(ValueError):  # a coroutine whose loop is gone is closed by the collector, in another context
-            carried.reset(token)
+            carried.reset(self.token)
 
 
 def holding(run: Callable[[Message[Any]], Any], colour: str) -> Callable[[Message[Any]], Any]:
