@@ -187,7 +187,7 @@ def test_trace_shows_what_changes_in_the_envelope(shop: Shop) -> None:
 
 
 def test_two_replays_of_one_file_handle_no_letter_twice(shop: Shop) -> None:
-    """The second is refused while the first is at work, and finds nothing to do afterwards."""
+    """The second is refused while the first runs, and finds nothing to do afterwards."""
     os.mkfifo(shop.folder / "gate")
     shop.config(subscription("s", "a.>", "die"), name="die.toml")
     shop.config(subscription("s", "a.>", "held"))

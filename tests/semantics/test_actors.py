@@ -117,7 +117,7 @@ def test_s28_an_actor_may_listen_to_subjects_and_patterns_too(url: str, sort: So
 
 
 def test_s28_a_filter_actor_may_listen_to_what_passes_through_it() -> None:
-    """It is asked about each message, and gets those on its subjects as mail."""
+    """The chain asks it about each message, and it gets those on its subjects as mail."""
     bus = Bus()
     bus.use(bus.spawn(quota := PassingNotes("quota"), subjects="jobs.>"))
     with running(bus):

@@ -298,7 +298,7 @@ def test_s13_a_reader_that_raises_a_cancellation_of_its_own_has_failed() -> None
 
 
 def test_s13_ctrl_c_in_a_readers_block_returns_the_message_without_a_counted_attempt() -> None:
-    """An interrupt is no failure of the message in hand."""
+    """An interrupt is not a failure of the message in hand."""
     with running() as bus:
         jobs = bus.subscribe("jobs", attempts=1)
         bus.publish("jobs", "render")

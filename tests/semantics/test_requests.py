@@ -1490,7 +1490,7 @@ def test_s36_a_stop_ends_the_wait_for_an_answer_that_no_handler_here_will_give(c
 
 @pytest.mark.parametrize("place", ["here", "in-another-bus"])
 def test_s36_a_stop_waits_for_an_answer_that_a_handler_may_still_give(place: str, tmp_path: Path) -> None:
-    """The handler that asks ends, if the one that is asked is at work, or listens in another process."""
+    """The handler that asks ends, if the one that it asks runs, or listens in another process."""
     found: list[Any] = []
     hold = Hold()
 

@@ -151,7 +151,7 @@ def wait_for_a_queue(empty: queue.Queue[int], timeout: float) -> None:
 def test_waits_with_a_timeout_end_in_virtual_time_under_check_filter(
     make: Callable[[], Any], wait: Callable[[Any, float], object]
 ) -> None:
-    """They take as long as they say by the clock of the run, and not until the real time is over."""
+    """They take as long as they say by the clock of the run, and not until the real time is up."""
     took: list[float] = []
 
     def waits(message: Message, call_next: Next) -> Any:

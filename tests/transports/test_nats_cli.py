@@ -129,7 +129,7 @@ def test_a_subscription_is_held_back_and_removed(stage: NatsStage, tmp_path: Pat
         return [json.loads(line) for line in lines]
 
     run(tmp_path, "publish", "shop:bus", "orders.new", '{"id": 1}')
-    assert run(tmp_path, "subscriptions", "pause", stage.url, "billing") == "billing is paused; 1 pending\n"
+    assert run(tmp_path, "subscriptions", "pause", stage.url, "billing") == "billing is paused; 1 waiting message\n"
     [one] = listed()
     assert (one["paused"], one["pending"], sorted(one["patterns"])) == (True, 1, ["bills.late", "orders.*"])
     run(tmp_path, "subscriptions", "resume", stage.url, "billing")

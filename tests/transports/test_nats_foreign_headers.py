@@ -191,7 +191,8 @@ class TestFidelity:
             publish_raw(stage, "old", b'{"n": "1"}', theirs)
             until(stage, lambda: seen.messages, "it has come")
         (message,) = seen.messages
-        assert (message.body, message.headers, message.correlation_id) == (b"\xff1", theirs, None)
+        assert (message.body, message.headers) == (b"\xff1", {**theirs, "pipebus-hops": "2"})
+        assert message.correlation_id == "c"  # it belongs to their conversation
 
 
 class TestHostile:
