@@ -32,8 +32,8 @@ class Writer:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.problems = Problems(repr(bus))
-        # In the order of the program's lines, as in a file; subscriptions of one line by name.
-        self.subscriptions = sorted(bus.subscriptions, key=lambda one: (one.place, one.name))
+        # In the order of the program's lines, as in a file; subscriptions of one line in the order in which they get messages.
+        self.subscriptions = sorted(bus.subscriptions, key=lambda one: one.place)
         chains = [engine_of(bus).router.nodes, engine_of(bus).delivery_nodes, *(one.plan.nodes for one in self.subscriptions)]
         self.nodes = Nodes(chains, self.problems)
 
