@@ -118,18 +118,21 @@ def holding(run: Callable[[Message[Any]], Any], colour: str) -> Callable[[Messag
     return hold if colour == "sync" else ahold
 
 
+def _item() -> Any:
+    """What is in hand here; None in a copy of the context that has gone to another thread."""
+    here = in_context()
+    return here.item if here.thread is None or here.thread == get_ident() else None
+
+
 def in_hand() -> Message[Any] | None:
     """The message that a handler or filter works on here."""
-    here = in_context()
-    item = here.item
-    if item is None or (here.thread is not None and here.thread != get_ident()):
-        return None
-    return item if item.__class__ is Message else item.message
+    item = _item()
+    return item if item is None or item.__class__ is Message else item.message
 
 
 def attempt() -> int:
     """Which attempt at the message in hand this is, from 1."""
-    return getattr(in_context().item, "attempt", 1)
+    return getattr(_item(), "attempt", 1)
 
 
 def current_mailbox() -> Mailbox | None:
