@@ -19,6 +19,7 @@ from pipebus.foreign.objects import comes_from, is_a, said, spared
 from pipebus.mailbox import control
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.parcel import Item, Parcel, message_of
+from pipebus.message.conversation import conversation_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import blame, compose, state
@@ -109,7 +110,7 @@ class Recipient(Mailbox):
         if merges_context():
             message = parcel.message
             tokens += bound_context(
-                subject=said(message.subject), message_id=message.id, correlation_id=message.correlation_id or message.id,
+                subject=said(message.subject), message_id=message.id, correlation_id=conversation_of(message),
                 subscription=self.name, attempt=parcel.attempt,
             )  # fmt: skip
         if self.plan.quick:

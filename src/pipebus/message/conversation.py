@@ -18,6 +18,17 @@ from pipebus.message.headers import HOPS_HEADER, Headers, frozen_headers
 from pipebus.message.message import Message, stored_correlation, stored_id
 
 
+def conversation_of(message: Message[Any]) -> str:
+    """The correlation id of what follows this message: its own, or, if it begins a conversation, its id."""
+    return message.correlation_id or message.id
+
+
+def stored_conversation(message: Message[Any]) -> tuple[Any, Any]:
+    """The correlation id and the causation id of what follows this message, as messages store them."""
+    cause, known = stored_id(message), stored_correlation(message)
+    return cause if known is None else known, cause
+
+
 def hops_of(message: Message[Any]) -> int:
     """How many handlers have passed on this message and those before it; at least 1 if it has a `correlation_id`."""
     text = message.headers.get(HOPS_HEADER, "")
@@ -62,11 +73,10 @@ def continued(
     Raises:
         TooManyHops: as for `next_headers`.
     """
-    cause = stored_id(held)
-    if correlation is not None and correlation != (held.correlation_id or held.id):
+    known, cause = stored_conversation(held)
+    if correlation is not None and correlation != conversation_of(held):
         return headers, correlation, cause
-    known = stored_correlation(held)
-    return next_headers(held, limit, headers), cause if known is None else known, cause
+    return next_headers(held, limit, headers), known, cause
 
 
 def passed_on(message: Message[Any], held: Message[Any], limit: int) -> Message[Any]:

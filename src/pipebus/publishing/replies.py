@@ -27,9 +27,9 @@ from pipebus.errors import (
 )
 from pipebus.foreign.objects import class_name, shown, spared, text_of
 from pipebus.mailbox.asked import Waiting
-from pipebus.message.conversation import next_headers
+from pipebus.message.conversation import conversation_of, next_headers, stored_conversation
 from pipebus.message.headers import ERROR_HEADER, Headers, frozen_headers
-from pipebus.message.message import Message, make_message, stored_correlation, stored_id
+from pipebus.message.message import Message, make_message
 from pipebus.message.outcomes import Dropped, Receipt
 from pipebus.message.subject import REPLY, Address
 from pipebus.outcomes.ledger import Ledger
@@ -178,7 +178,7 @@ class Replies:
 
     def _envelope(self, to: Any, request: Message[Any]) -> dict[str, Any]:
         """The options with which a returned value is published. A reply ends its conversation, so it is not a hop."""
-        options: dict[str, Any] = {"correlation_id": request.correlation_id or request.id, "causation_id": request.id}
+        options: dict[str, Any] = {"correlation_id": conversation_of(request), "causation_id": request.id}
         if self.bus.strict and to is request.reply_to:
             options["strict"] = False  # that nobody listens there is not the handler's fault
         headers = None if self.owns(to) else next_headers(request, self.bus.max_hops)
@@ -247,10 +247,8 @@ class Replies:
         return False
 
     def reply(self, to: Any, request: Message[Any], body: Any, headers: Headers | None = None) -> Message[Any]:
-        cause, correlation = stored_id(request), stored_correlation(request)
-        correlation = cause if correlation is None else correlation
         now = self.bus.clock.now()
-        return make_message(to, body, headers, self.bus.next_id(), now, None, None, None, correlation, cause)
+        return make_message(to, body, headers, self.bus.next_id(), now, None, None, None, *stored_conversation(request))
 
     def route(self) -> Route:
         """The route of all replies: the filters without a pattern, compiled once, outside the cache of routes."""
