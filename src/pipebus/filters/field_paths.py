@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pipebus.errors import HeaderError, PipelineError
+from pipebus.errors import HeaderError, PipelineError, Rejected
 from pipebus.foreign.objects import json_type, plain_text
 from pipebus.message.fields import plain_number
-from pipebus.message.headers import check_headers
+from pipebus.message.headers import check_headers, fault_in
 
 Path = tuple[str, ...]
 """The names of a field and of the tables around it; EACH after the name of a list."""
@@ -95,6 +95,25 @@ def header_text(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(plain_number(value)) if isinstance(value, (int, float, decimal.Decimal)) else None
+
+
+def needed_text(what: str, value: Any, empty: bool = False) -> str:
+    """
+    A value as a text of an envelope, such as a header.
+
+    Args:
+        empty: It may be empty.
+
+    Raises:
+        Rejected: `what` has no value, one that is not a text, or characters that cannot be in it.
+    """
+    text = header_text(value)
+    if text is None or not (text or empty):
+        problem = "there is no value" if value is None or text == "" else f"it is {json_type(value)}, not text"
+        raise Rejected(f"{what}: {problem}")
+    if fault := fault_in(text):
+        raise Rejected(f"{what} {fault}")
+    return text
 
 
 def change(

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected
-from pipebus.filters.field_paths import header_text
-from pipebus.foreign.objects import json_type, plain_text, shown
+from pipebus.filters.field_paths import needed_text
+from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.fields import check_fields
-from pipebus.message.headers import fault_in
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
@@ -77,19 +76,10 @@ class SetEnvelope(Transform):
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         found: dict[str, Any] = {}
-        for name, given, read in (("key", self.key, _text), ("id", self.id, _text), ("ttl", self.ttl, _seconds)):
+        for name, given, read in (("key", self.key, needed_text), ("id", self.id, needed_text), ("ttl", self.ttl, _seconds)):
             if given is not None:
                 found[name] = read(name, finished(given(message))) if callable(given) else given
         return msgspec.structs.replace(message, **found)
-
-
-def _text(name: str, value: Any) -> str:
-    text = header_text(value)
-    if not text:
-        raise Rejected(f"{name}: {'there is no value' if value in (None, '') else f'it is {json_type(value)}, not text'}")
-    if fault := fault_in(text):
-        raise Rejected(f"{name} {fault}")
-    return text
 
 
 def _seconds(name: str, value: Any) -> float:

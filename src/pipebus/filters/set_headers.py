@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipebus.errors import PipelineError, Rejected
-from pipebus.filters.field_paths import header_text
-from pipebus.foreign.objects import json_type, plain_text, shown
-from pipebus.message.headers import check_headers, fault_in
+from pipebus.errors import PipelineError
+from pipebus.filters.field_paths import needed_text
+from pipebus.foreign.objects import plain_text, shown
+from pipebus.message.headers import check_headers
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
@@ -50,18 +50,11 @@ class SetHeaders(Transform):
         if self._functions:
             added = {
                 **added,
-                **{name: _text(name, finished(function(message))) for name, function in self._functions.items()},
+                **{
+                    name: needed_text(f'header "{name}"', finished(function(message)), empty=True)
+                    for name, function in self._functions.items()
+                },
             }
         if not self.overwrite and message.headers:
             added = {name: value for name, value in added.items() if name not in message.headers}
         return message.with_headers(added) if added else message
-
-
-def _text(name: str, value: Any) -> str:
-    text = header_text(value)
-    if text is None:
-        problem = "there is no value" if value is None else f"it is {json_type(value)}, not text"
-        raise Rejected(f'header "{name}": {problem}')
-    if fault := fault_in(text):
-        raise Rejected(f'header "{name}" {fault}')
-    return text
