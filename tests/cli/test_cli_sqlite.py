@@ -688,7 +688,12 @@ class TestPublish:
                     os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
                 time.sleep(0.01)
             assert live.wait() == 0, live.err.text
-            assert live.notes.readline() == "ended 1\n"
+            notes = live.notes.read().splitlines()
+            handled = [note for note in notes if note.startswith("ended")]
+            assert handled[0] == "ended 1"
+            assert len(handled) == 1 + sum(note.startswith("begun") for note in notes), "what is in hand ends"
+        [kept] = lines_of(done_well(shop.run("subscriptions", "list", URL, "--json")))
+        assert (kept["pending"], kept["in_flight"], kept["dead"]) == (3 - len(handled), 0, 0)
 
         for told in (first, second, third):
             assert json.loads(told) == {"outcome": "accepted", "mailboxes": 1, "kept": "for 1 subscription"}

@@ -85,6 +85,18 @@ def marks(message: Message[Any]) -> str:
     return message.headers.get("marks", "")
 
 
+def marked_by(bus: Bus, harness: Harness) -> Callable[..., str]:
+    """Start a bus with one reader; return a function that publishes, and returns the marks of the filters on the way."""
+    harness.start(bus)
+    [inbox] = bus.subscriptions
+
+    def went(subject: str, key: str | None = None) -> str:
+        bus.publish(subject, key=key)
+        return marks(inbox.receive(timeout=1))
+
+    return went
+
+
 def line_of(text: str) -> int:
     """Return the number of the only line of bus.toml that holds the text."""
     [found] = [number for number, line in enumerate(Path("bus.toml").read_text().splitlines(), 1) if text in line]
@@ -147,12 +159,7 @@ def test_detours_and_branches(load: Load, harness: Harness) -> None:
         """,
         filters=MARKS,
     )
-    harness.start(bus)
-    [inbox] = bus.subscriptions
-
-    def went(subject: str, key: str | None = None) -> str:
-        bus.publish(subject, key=key)
-        return marks(inbox.receive(timeout=1))
+    went = marked_by(bus, harness)
 
     assert went("a.x.1") == "ab"
     assert went("a.1") == "acf"
@@ -185,12 +192,7 @@ def test_a_switch(load: Load, harness: Harness) -> None:
         """,
         filters=MARKS,
     )
-    harness.start(bus)
-    [inbox] = bus.subscriptions
-
-    def went(subject: str, key: str | None = None) -> str:
-        bus.publish(subject, key=key)
-        return marks(inbox.receive(timeout=1))
+    went = marked_by(bus, harness)
 
     assert [went("a.b", "k"), went("b", "k"), went("d", "k"), went("c"), went("d")] == ["ae", "bce", "be", "e", "de"]
     shown = bus.explain("d")

@@ -338,7 +338,7 @@ def test_another_programs_consumer_is_told_whatever_became_of_the_acknowledgemen
             bus.publish("a", number)
         gated.stands_at(1)
         replace_consumer(stage, ack_policy="none", deliver_policy="new")
-        wait_until(lambda: warned(caplog, "another program's"), "it is told")
+        wait_until(lambda: warned(caplog, "another program's"), "the warning comes")
         delete_consumer(stage)
         gated.let_go()
         wait_until(lambda: len(gated.handled) >= 10, "all are handled")

@@ -24,7 +24,7 @@ def cut(text: str) -> str:
 def short(message: object) -> str:
     """A message in a few words."""
     if not isinstance(message, Message):
-        return f"{cut(shown(message))}, which is no Message"
+        return f"{cut(shown(message))}, which is not a Message"
     headers = f" headers {dict(message.headers)}" if message.headers else ""
     subject = message.subject
     if isinstance(subject, Actor):
