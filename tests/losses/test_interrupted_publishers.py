@@ -437,3 +437,32 @@ def test_signals_interrupt_a_publisher_and_nothing_hangs_or_is_lost(store: str, 
     )  # fmt: skip
 
     assert done.stdout == "fine True\n", done.stdout + done.stderr
+
+
+IMPORTS = """
+import sys
+from pipebus import Bus
+from pipebus.filters import Log
+
+bus = Bus(sys.argv[1])
+if sys.argv[2] == "Log":
+    bus.use(Log())
+with bus:
+    bus.subscribe("s", lambda message: None, name="s")
+    before = set(sys.modules)
+    bus.publish("s", "body")
+    bus.stats()
+    print(sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.parametrize("chain", ["", "Log"])
+def test_a_publish_imports_nothing(store: str, chain: str, tmp_path: Path) -> None:
+    """A signal handler that publishes in the middle of an import would wait for that import: on 3.11 for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, urls(tmp_path)[store], chain],
+        capture_output=True, text=True, timeout=WAIT, check=False, env=os.environ,
+    )  # fmt: skip
+
+    assert done.stdout == "[]\n", done.stdout + done.stderr

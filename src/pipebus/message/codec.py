@@ -157,8 +157,11 @@ def _writer() -> Any:
 
 
 def prepare() -> None:
-    """For a bus that encodes messages: import now. A signal handler that publishes during an import would break it."""
-    _writer()
+    """For a bus that encodes messages: import now. A signal handler that publishes during an import would hang in it.
+
+    Something is written as well: pydantic's writer imports modules of its own when it is first called.
+    """
+    _to_json([])
 
 
 def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
