@@ -19,7 +19,7 @@ from scale_helpers import THOROUGH
 from tables import table
 
 TESTS = Path(__file__).resolve().parent
-PAGE = (TESTS.parent / "docs" / "guarantees.md").read_text(encoding="utf-8")
+PAGE = (TESTS.parent / "docs" / "understand" / "guarantees.md").read_text(encoding="utf-8")
 KEPT = [*range(1, 38), 41]
 LATER = range(38, 41)
 
