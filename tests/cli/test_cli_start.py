@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("subscriptions list sqlite:///bus.db", "orders"),
     ],
 )
+@pytest.mark.few(3)
 def test_a_command_without_a_config_file_reads_none(command: str, shows: str, folder: Path) -> None:
     """It starts without pydantic, the reader of config files and TOML, which would take most of its time."""
     done = run(*command.split(), program=[sys.executable, "-c", LOADED], cwd=folder)

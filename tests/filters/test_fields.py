@@ -594,7 +594,7 @@ def test_wrong_settings_are_refused_where_they_are_written(settings: Any, says: 
     ],
     ids=["header", "body", "skip", "rename", "set", "delivery"],
 )
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_it_keeps_every_law(filter: Any, options: dict[str, Any]) -> None:
     """Fields keeps the laws that every filter must keep."""
     held = check_filter(filter, **options, examples=3)

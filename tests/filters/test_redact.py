@@ -150,7 +150,7 @@ def test_a_file_can_use_it(harness: Harness, tmp_path: Path) -> None:
         Bus.from_config(path)
 
 
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_it_keeps_every_law() -> None:
     """Redact keeps the laws that every filter must keep."""
     held = check_filter(Redact(["a", "email"]), examples=3)

@@ -110,7 +110,7 @@ def test_a_file_can_use_it(harness: Harness, tmp_path: Path) -> None:
     assert (message.key, message.id, message.ttl) == ("c", "1", 5.0)
 
 
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_it_keeps_every_law() -> None:
     """SetEnvelope keeps the laws that every filter must keep."""
     held = check_filter(SetEnvelope(key="k", ttl=5.0), examples=3)
