@@ -40,8 +40,8 @@ class Redeliver(Around):
     Returns `Dropped("returned")` to the filters around it: this attempt is over, and nothing was handled. It does not count as
     a drop.
 
-    With `Retry`: `Redeliver(…), Retry(…)` makes some quick runs in place, then gives the delivery back. On transports that keep
-    the order, messages with the same `key` wait for the one that was given back; other messages overtake it.
+    With `Retry`: `Redeliver(…), Retry(…)` makes some quick runs in place, then gives the delivery back. The messages behind it
+    overtake it meanwhile; only on a SQLite file do those with the same `key` wait for it.
 
     Logs:
         `delivery.returned`: filter, subject, id, attempt, wait (seconds), error.
