@@ -15,6 +15,8 @@ from pipebus.filters.set_headers import SetHeaders
 from pipebus.filters.tap import Tap
 from pipebus.filters.timeout import Timeout
 from pipebus.filters.validate import Validate
+from pipebus.values.expressions import Condition as Condition  # for settings of filters; not filters themselves
+from pipebus.values.expressions import Expression as Expression
 
 __all__ = [
     "Dedupe", "Drop", "Enrich", "Expire", "Fields", "Log", "Redact", "Redeliver", "Reroute", "Retry", "SetEnvelope",
