@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ from pipebus import (
     SubscriptionError,
 )
 from pipebus.events import Acknowledged, Died, Discarded, Returned, Taken
-from pipebus.testing import Harness
+from pipebus.testing import FakeClock, Harness
 
 workers = pytest.mark.parametrize("workers", [1, 2], ids=["one-worker", "two-workers"])
 
@@ -641,3 +642,32 @@ def test_s18_attempts_is_a_whole_number_of_at_least_one() -> None:
     """`attempts` must be at least one, because a delivery needs at least one attempt."""
     with running() as bus, pytest.raises(SubscriptionError, match="attempts=0"):
         bus.subscribe("s", fine, attempts=0)
+
+
+@pytest.mark.parametrize("store", ["memory:", "memory:?wire=json", "sqlite:///bus.db?durability=process"])
+def test_s33_a_replayed_message_is_handled_although_its_time_to_live_is_over(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives a dead letter back wants it handled; expiring it would only lose the letter."""
+    monkeypatch.chdir(tmp_path)
+    clock = FakeClock(start=1_800_000_000.0)
+    handled = []
+    broken = True
+
+    def handle(message: Message) -> None:
+        if broken:
+            raise ValueError("broken")
+        handled.append(message.body)
+
+    bus = Bus(store, clock=clock)
+    bus.subscribe("s", handle, name="s")
+    with bus:
+        bus.publish("s", "x", ttl="5s")
+        bus.drain(WAIT)
+        broken = False
+        (letter,) = bus.dead_letters.list()
+        clock.advance(10.0)
+        bus.dead_letters.replay(letter)
+        bus.drain(WAIT)
+
+    assert handled == ["x"]

@@ -97,7 +97,7 @@ class Recipient(Mailbox):
             )
             return False
         ttl = parcel.message.ttl
-        if ttl is not None and now - parcel.message.time > ttl:
+        if ttl is not None and not parcel.replayed and now - parcel.message.time > ttl:
             verdicts.drop(self, parcel, Dropped("expired", self.name))
             return False
         return True
