@@ -69,7 +69,7 @@ class Bus:
         url: What carries messages: "memory:" (the default), "memory:?wire=json", or another transport's URL.
         require: Capabilities that the transport must promise, as in {"survives": "power"}.
         pool: Worker threads for handlers. None: min(32, processors + 4), or more if a subscription's `workers` need it.
-        dead_letters: The greatest number of dead letters kept in memory, >= 1.
+        dead_letters: The greatest number of dead letters kept, >= 1; the oldest go first (`evicted`).
         max_message_bytes: Size of the largest encoded message, in bytes. Only transports that encode messages check it.
         max_hops: How many handlers may pass a conversation on, each by the `to` of its subscription; above it, the message that
             would be passed on becomes a dead letter (`TooManyHops`), because such a loop would never end.

@@ -39,7 +39,7 @@ class Bus(Section):
     transport: str = optional('What carries messages: a URL, as in "memory:".', "memory:")
     name: str = optional("For thread names and logs.", "pipebus")
     pool: Positive | None = optional("Worker threads for handlers.")
-    dead_letters: Positive = optional("Most dead letters kept in memory.", defaults.DEAD_LETTERS)
+    dead_letters: Positive = optional("Most dead letters kept; the oldest go first.", defaults.DEAD_LETTERS)
     max_message_bytes: Size | None = optional("Largest encoded message.")
     max_hops: Positive = optional("How many handlers may pass a conversation on, one after the other.", defaults.MAX_HOPS)
     require: dict[str, Data] | None = optional("Capabilities that the transport must promise.")
