@@ -52,10 +52,10 @@ def _ready(store: Store, sub: int, after: int, limit: int) -> list[Any]:
     """What may be claimed: no message whose key is out, or waits to be retried."""
     return store.execute(
         "SELECT r.seq, r.takings, r.key, r.suspect, m.replayed, m.data FROM ready r JOIN message m ON m.seq = r.seq "
-        "WHERE r.sub = ?1 AND r.seq > ?2 AND (r.key IS NULL OR r.key NOT IN ("
-        "SELECT key FROM claimed WHERE sub = ?1 AND key IS NOT NULL UNION ALL "
-        "SELECT key FROM later WHERE sub = ?1 AND takings > 0 AND key IS NOT NULL)) ORDER BY r.seq LIMIT ?3",
-        (sub, after, limit),
+        "WHERE r.sub = :sub AND r.seq > :after AND (r.key IS NULL OR r.key NOT IN ("
+        "SELECT key FROM claimed WHERE sub = :sub AND key IS NOT NULL UNION ALL "
+        "SELECT key FROM later WHERE sub = :sub AND takings > 0 AND key IS NOT NULL)) ORDER BY r.seq LIMIT :limit",
+        {"sub": sub, "after": after, "limit": limit},
     ).fetchall()
 
 
@@ -95,8 +95,8 @@ def next_due(connection: sqlite3.Connection) -> float:
 
 def anything(connection: sqlite3.Connection, sub: int) -> bool:
     """Whether a subscription may have something to claim; not while it is paused."""
-    query = "SELECT 1 FROM ready WHERE sub = ?1 AND NOT EXISTS (SELECT 1 FROM meta WHERE name = ?2 || ?1) LIMIT 1"
-    return connection.execute(query, (sub, PAUSED)).fetchone() is not None
+    query = "SELECT 1 FROM ready WHERE sub = :sub AND NOT EXISTS (SELECT 1 FROM meta WHERE name = :paused || :sub) LIMIT 1"
+    return connection.execute(query, {"sub": sub, "paused": PAUSED}).fetchone() is not None
 
 
 def settle(store: Store, settlements: Sequence[Settlement]) -> int:

@@ -81,11 +81,11 @@ def subscribe_again(
             if seq not in known and any(pattern.matches(subject) for pattern in parsed)
         ],
     )  # fmt: skip
-    coming = " + ".join(f"(SELECT count(*) FROM {table} WHERE sub = ?1)" for table in ("ready", "later", "claimed", "dead"))
+    coming = " + ".join(f"(SELECT count(*) FROM {table} WHERE sub = :sub)" for table in ("ready", "later", "claimed", "dead"))
     store.execute(
         f"UPDATE subscription SET accepted = acknowledged + {coming} "
-        "+ (SELECT coalesce(sum(count), 0) FROM dropped WHERE sub = ?1) WHERE sub = ?1",
-        (sub,),
+        "+ (SELECT coalesce(sum(count), 0) FROM dropped WHERE sub = :sub) WHERE sub = :sub",
+        {"sub": sub},
     )
     return sub
 
