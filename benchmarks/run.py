@@ -3,7 +3,7 @@ Run the benchmarks: `python benchmarks/run.py [WORKLOAD ...]`.
 
 Contenders run interleaved (A B C A B C ...), each time in a fresh process, so that a busy minute of the
 machine hits all of them; ratios are taken within a round and their median is shown. Nothing here fails on a
-figure. Other packages take part if they are installed: `pip install 'pipebus[bench]'`.
+figure. Other packages take part if they are installed: `pip install -e '.[bench]'`.
 """
 
 from __future__ import annotations

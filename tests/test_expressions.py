@@ -30,6 +30,7 @@ from pydantic import BaseModel, Field
 
 from pipebus import Bus, Message, Pipeline, PipelineError, Receipt, Rejected, branch, when
 from pipebus.filters import Enrich, Log, SetHeaders
+from pipebus.foreign.packages import install
 from pipebus.message.codec import JsonCodec
 from pipebus.testing import run_filter
 from pipebus.values.compiling import DEEPEST, FIELDS, LONGEST
@@ -279,7 +280,7 @@ def test_jmespath_is_an_extra() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60, check=True
     )
-    assert done.stdout == "expressions need the package jmespath: pip install 'pipebus[config]'\n"
+    assert done.stdout == f"expressions need the package jmespath: {install('config')}\n"
 
 
 # --- errors when a message passes ----------------------------------------------------------------------------------------

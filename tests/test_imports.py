@@ -91,7 +91,7 @@ assert all(isinstance(handler, logging.NullHandler) for handler in logging.getLo
 
 
 def test_pipebus_works_without_its_extras() -> None:
-    """Without `pipebus[cli]`, only the command line is missing."""
+    """Without the extra `cli`, only the command line is missing."""
     program = """
 import logging, sys
 sys.modules["rich"] = None

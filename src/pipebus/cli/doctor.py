@@ -11,6 +11,7 @@ from pipebus.cli.described import filters_in
 from pipebus.cli.show import as_json, printable, styled
 from pipebus.cli.targets import is_url, open_bus
 from pipebus.errors import PipebusError
+from pipebus.foreign.packages import install
 from pipebus.transports.base import Finding
 
 SUMMARY = "check the installation, a transport, or a bus, and print the findings"
@@ -72,7 +73,7 @@ def _installation() -> Iterator[Finding]:
         try:
             yield Finding("ok", name, version(name))
         except PackageNotFoundError:
-            yield Finding("hint", name, f"not installed: {without}; pip install 'pipebus[{extra}]'")
+            yield Finding("hint", name, f"not installed: {without}; {install(extra)}")
     yield Finding("ok", "SQLite", f"{sqlite3.sqlite_version} (of this Python)")
     for group in ("pipebus.filters", "pipebus.transports"):
         for point in entry_points(group=group):

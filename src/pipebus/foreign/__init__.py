@@ -1,1 +1,1 @@
-"""Objects of the user, whose own methods may raise, lie or be slow; and where log lines go."""
+"""What is not ours: objects of the user, whose own methods may raise; packages that may be missing; where log lines go."""

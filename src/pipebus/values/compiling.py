@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pipebus.errors import PipelineError
+from pipebus.foreign.packages import install
 from pipebus.values.reading import ELEMENTS, Parts, parts_read
 
 FIELDS: Final = ("subject", "body", "headers", "key", "id", "time", "ttl", "reply_to", "correlation_id", "causation_id")
@@ -34,7 +35,7 @@ def compiled(text: Any) -> tuple[Any, Parts]:
         import jmespath
         from jmespath.exceptions import JMESPathError
     except ImportError:
-        raise PipelineError("expressions need the package jmespath: pip install 'pipebus[config]'") from None
+        raise PipelineError(f"expressions need the package jmespath: {install('config')}") from None
     if not isinstance(text, str):
         raise PipelineError(f"an expression is text, found {type(text).__name__}")
     if len(text) > LONGEST:

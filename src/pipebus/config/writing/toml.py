@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pipebus.errors import PipebusError
+from pipebus.foreign.packages import install
 
 WIDTH: Final = 100
 """Most characters of a list in one line."""
@@ -22,7 +23,7 @@ def written(data: dict[str, Any]) -> str:
     try:
         import tomlkit
     except ImportError:
-        raise PipebusError("writing a file needs the package tomlkit: pip install 'pipebus[config]'") from None
+        raise PipebusError(f"writing a file needs the package tomlkit: {install('config')}") from None
 
     def inline(value: Any) -> Any:
         if isinstance(value, dict):

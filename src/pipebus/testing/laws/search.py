@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import shown
+from pipebus.foreign.packages import install
 from pipebus.message.message import Message
 from pipebus.testing.laws.case import Case, Tested, as_message
 from pipebus.testing.laws.laws import Law
@@ -116,7 +117,7 @@ def chosen(messages: Any) -> Any:
         from pipebus.testing.laws import strategies
     except ImportError as error:
         raise PipelineError(
-            "check_filter makes its messages with hypothesis, which is not installed; install pipebus[testing], "
+            f"check_filter makes its messages with hypothesis, which is not installed: {install('testing')}; "
             "or give messages=[Message(…), …]"
         ) from error
     return strategies.chosen(messages)

@@ -13,12 +13,13 @@ NATS: messages on a server, for programs on several machines; with JetStream, wh
 """
 
 from pipebus.errors import UnsupportedCapability
+from pipebus.foreign.packages import install
 
 try:
     from pipebus.transports.nats.transport import NatsTransport
 except ModuleNotFoundError as error:
-    if error.name != "nats":
+    if (error.name or "").partition(".")[0] != "nats":
         raise
-    raise UnsupportedCapability('nats:// needs a package that is not installed: pip install "pipebus[nats]"') from None
+    raise UnsupportedCapability(f"nats:// needs the package nats-py: {install('nats')}") from None
 
 __all__ = ["NatsTransport"]

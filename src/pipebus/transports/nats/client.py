@@ -12,6 +12,7 @@ from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 
 from pipebus.errors import TransportError
+from pipebus.foreign.packages import install
 from pipebus.transports.nats.options import Options
 
 _BLOCK: Final = re.compile(r"^-{3,} *BEGIN ([A-Z ]+?) *-{3,}\s*(\S+)\s*^-{3,} *END [A-Z ]+? *-{3,}", re.MULTILINE)
@@ -97,7 +98,7 @@ def read_credentials(path: str) -> RawCredentials:
     try:
         import nkeys  # type: ignore[import-untyped]
     except ImportError as error:
-        raise bad(f'needs a package: pip install "nats-py[nkeys]" ({error})') from None
+        raise bad(f"needs the package nkeys: {install('nats')} ({error})") from None
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
