@@ -253,6 +253,30 @@ def test_the_durable_example_is_killed_and_loses_nothing(tmp_path: Path) -> None
     assert (before >= 5, before + waiting, new) == (True, 20, 0)
 
 
+NO_PACKAGE = "import runpy, sys; sys.modules['nats'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+"""Runs an example as if nats-py was not installed."""
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        pytest.param(["-c", NO_PACKAGE], "nats:// needs the package nats-py: .*", id="no package"),
+        pytest.param(
+            [], "no connection to localhost:1 .*start nats-server there.*", id="no server", marks=pytest.mark.thorough
+        ),
+    ],
+)
+def test_an_example_that_needs_a_server_says_so(options: list[str], why: str) -> None:
+    """A newcomer without a server or its package reads one line instead of a traceback."""
+    done = subprocess.run(
+        [sys.executable, *options, PROCESSES, "nats://localhost:1"],
+        cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(f"This example needs a NATS server: {why}\n", done.stderr)
+
+
 def test_no_example_is_forgotten() -> None:
     """The tests look at every example in the folder."""
     assert [path.name for path in EXAMPLES] == sorted(SAYS)
