@@ -366,9 +366,9 @@ class TestCredentials:
                 assert "s3cret" not in str(told.value)
 
     def test_without_jetstream_it_says_so(self, tmp_path: Path) -> None:
-        """The error names JetStream, and core=yes works on the same server."""
+        """The error says how to start the server with JetStream, and core=yes works on the same server."""
         with NatsServer(tmp_path, jetstream=False) as server:
-            with pytest.raises(TransportError, match="JetStream"):
+            with pytest.raises(TransportError, match=r"start the server with JetStream \(nats-server -js\), or say core=yes$"):
                 Bus(server.url).start()
             seen = Seen()
             bus = Bus(f"{server.url}?core=yes")

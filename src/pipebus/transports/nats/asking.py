@@ -16,6 +16,8 @@ ANSWER: Final = 5.0
 """Seconds to wait for the answer to a question."""
 LEADERLESS: Final = (10008, 10009)
 """JetStream's error codes while a cluster elects a leader."""
+WITHOUT_JETSTREAM: Final = "start the server with JetStream (nats-server -js), or say core=yes"
+"""What to do where nobody answers for JetStream."""
 
 
 class _Refused(TransportError):

@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from pipebus.errors import PipebusError, SubjectError, TransportError
 from pipebus.message.patterns import Pattern
 from pipebus.transports.base import Finding
-from pipebus.transports.nats.asking import _Refused
+from pipebus.transports.nats.asking import WITHOUT_JETSTREAM, _Refused
 from pipebus.transports.nats.link import Link
 from pipebus.transports.nats.streams import NANO, NO_STREAM
 
@@ -206,7 +206,7 @@ async def _jetstream(transport: NatsTransport, link: Link) -> list[Finding]:
     try:
         account = await link.api("INFO")
     except _Refused as error:
-        return [Finding("wrong", "JetStream", f"{error}; start the server with JetStream (nats-server -js), or say core=yes")]
+        return [Finding("wrong", "JetStream", f"{error}; {WITHOUT_JETSTREAM}")]
     except TransportError as error:
         return [Finding("wrong", "JetStream", str(error))]
     found = [*_account(account, transport.options.storage)]

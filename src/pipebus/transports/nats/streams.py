@@ -7,7 +7,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from pipebus.errors import TransportError
-from pipebus.transports.nats.asking import _Refused
+from pipebus.transports.nats.asking import WITHOUT_JETSTREAM, _Refused
 from pipebus.transports.nats.link import Link
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.subjects import Subjects
@@ -89,6 +89,8 @@ class Streams:
         try:
             return await self.link.api(f"STREAM.INFO.{name}", None, client)
         except _Refused as error:
+            if not error.code:
+                raise TransportError(f"{error}; {WITHOUT_JETSTREAM}") from None
             if error.code != NO_STREAM:
                 raise
         try:
