@@ -1,5 +1,9 @@
 """The site: `python -m sphinx -W docs docs/_build`."""
 
+import re
+
+from docutils import nodes
+
 from pipebus import __version__
 
 project = "pipebus"
@@ -16,3 +20,15 @@ python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = f"pipebus {version}"
+
+
+def explicit_anchors(app, doctree):
+    """Let links lead to `<a id="12"></a>`, as they do on GitHub: MyST knows the anchors of headings only."""
+    slugs = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
+    for node in doctree.findall(nodes.raw):
+        for anchor in re.findall(r'<a id="([\w-]+)">', node.astext()):
+            slugs.setdefault(anchor, (node.line, anchor, anchor))
+
+
+def setup(app):
+    app.connect("doctree-read", explicit_anchors)
