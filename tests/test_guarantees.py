@@ -1,5 +1,5 @@
 """
-The page of guarantees and the tests agree: each promise is there once, and each is tested.
+The pages of guarantees and the tests agree: each promise is there once, is in the table, and is tested.
 
 A test cites a promise by its name, `test_s12_…` for guarantee 12, or in its docstring: "guarantee 12", "guarantees 12 and 14",
 "guarantees 18 to 20".
@@ -19,7 +19,9 @@ from scale_helpers import THOROUGH
 from tables import table
 
 TESTS = Path(__file__).resolve().parent
-PAGE = (TESTS.parent / "docs" / "understand" / "guarantees.md").read_text(encoding="utf-8")
+FOLDER = TESTS.parent / "docs" / "understand" / "guarantees"
+INDEX = (FOLDER / "index.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md")) if path.name != "index.md"}
 KEPT = [*range(1, 38), 41]
 LATER = range(38, 41)
 
@@ -27,6 +29,12 @@ LATER = range(38, 41)
 def promises(page: str) -> list[tuple[int, int]]:
     """The number of each promise's anchor, and the number that a reader sees."""
     return [(int(anchor), int(shown)) for anchor, shown in re.findall(r'^<a id="(\d+)"></a>\n\*\*(\d+)\.', page, re.MULTILINE)]
+
+
+def sentences(page: str) -> dict[int, str]:
+    """The bold sentence of each promise."""
+    found = re.findall(r"^\*\*(\d+)\. ([^*]+\.)\*\*\s", page, re.MULTILINE)
+    return {int(number): " ".join(text.split()) for number, text in found}
 
 
 def cited(source: str) -> set[int]:
@@ -46,20 +54,29 @@ CITED = {
 }
 
 
-def test_the_page_has_each_promise_once_and_in_order() -> None:
+def test_the_pages_have_each_promise_once_and_in_order() -> None:
     """A reader who looks for a number finds it, under an anchor of that name."""
-    kept, _, later = PAGE.partition("\n## Promised for later versions\n")
+    there = {name: promises(page) for name, page in PAGES.items()}
 
-    assert promises(kept) == [(number, number) for number in KEPT]
-    assert promises(later) == [(number, number) for number in LATER]
-    assert len(re.findall(r"\*\*\d+\.", PAGE)) == len(KEPT) + len(LATER)
+    assert sorted(number for page in there.values() for number in page) == [(number, number) for number in KEPT]
+    assert all(page == sorted(page) for page in there.values())
+    assert promises(INDEX) == [(number, number) for number in LATER]
+    assert sum(len(re.findall(r"\*\*\d+\.", page)) for page in (INDEX, *PAGES.values())) == len(KEPT) + len(LATER)
 
 
-def test_each_promise_begins_with_a_sentence_of_its_own() -> None:
-    """The bold sentence is all that a hurried reader has to read."""
-    kept = PAGE.partition("\n## Promised for later versions\n")[0]
+def test_the_table_has_the_bold_sentence_of_each_promise() -> None:
+    """The bold sentence is all that a hurried reader has to read; its number leads to the rest."""
+    rows = [(int(shown), name, int(anchor), text) for shown, name, anchor, text in re.findall(
+        r"^\| \[(\d+)\]\(([\w-]+\.md)#(\d+)\) \| (.+) \|$", INDEX, re.MULTILINE
+    )]  # fmt: skip
 
-    assert len(re.findall(r"^\*\*\d+\. [^*]+\.\*\*\s", kept, re.MULTILINE)) == len(KEPT)
+    assert rows == [
+        (number, name, number, text)
+        for number, name, text in sorted(
+            (number, name, text) for name in PAGES for number, text in sentences(PAGES[name]).items()
+        )
+    ]
+    assert [row[0] for row in rows] == KEPT
 
 
 @table("name", sorted(name for name in CITED if CITED[name]))
