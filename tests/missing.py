@@ -12,7 +12,23 @@ from scale_helpers import thorough
 
 PACKAGES: Final = {
     "dev": ("hypothesis", "importlinter", "jmespath", "jsonschema", "mypy", "nats", "nkeys", "rich", "tomlkit", "xdist"),
-    "ci": ("anyio", "cloudevents", "coverage", "faststream", "pyright", "pytest_asyncio", "pytest_cov"),
+    "ci": (
+        "IPython",
+        "anyio",
+        "cloudevents",
+        "coverage",
+        "django",
+        "fastapi",
+        "faststream",
+        "gevent",
+        "httpx2",
+        "pyright",
+        "pytest_asyncio",
+        "pytest_cov",
+        "starlette",
+        "uvicorn",
+        "uvloop",
+    ),
 }
 """What the extras hold: `dev` what the default run needs, and `ci` what the thorough run needs beyond that."""
 
