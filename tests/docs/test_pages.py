@@ -46,8 +46,9 @@ FRAMEWORKS = re.compile(rf"^\s*(?:from|import) ({'|'.join(missing.PACKAGES['ci']
 
 
 def marked(found: Any, page: str) -> Any:
-    """A page that needs a server is tested by the thorough run."""
-    return pytest.param(found, marks=pytest.mark.thorough if NATS.search(TEXTS[page]) else (), id=str(found))
+    """A page that needs a server, or packages of other people, is tested by the thorough run."""
+    needy = NATS.search(TEXTS[page]) or FRAMEWORKS.search(TEXTS[page])
+    return pytest.param(found, marks=pytest.mark.thorough if needy else (), id=str(found))
 
 
 @pytest.fixture
