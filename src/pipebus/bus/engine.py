@@ -43,6 +43,7 @@ from pipebus.running.starts import Starts
 from pipebus.running.timers import Timers
 from pipebus.transports.opening import open_transport
 from pipebus.values.quantities import is_whole
+from pipebus.waiting.green import refuse_green_threads
 from pipebus.waiting.locks import Locks, free
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -65,6 +66,7 @@ class Engine:
         pool: int | None, dead_letters: int, max_message_bytes: int | None, max_hops: int, drain: bool | None, strict: bool,
         debug: bool, clock: Clock | None, name: str,
     ) -> None:  # fmt: skip
+        refuse_green_threads()
         self.bus = bus
         self.publish, self.apublish, self.subscribe = bus.publish, bus.apublish, bus.subscribe
         name = plain_text(name)

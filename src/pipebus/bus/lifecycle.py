@@ -45,6 +45,7 @@ from pipebus.running.loops import LoopRunner
 from pipebus.running.pool import Pool
 from pipebus.running.starts import Starts
 from pipebus.running.timers import Timers
+from pipebus.waiting.green import refuse_green_threads
 from pipebus.waiting.locks import Locks, free
 
 EXPLORED: Final = "line"  # threads change places here in simulations: `testing.watch`
@@ -151,6 +152,7 @@ class Lifecycle:
         """
         bus = self.bus
         self.check_process()
+        refuse_green_threads()
         if self.state == "draining" or self.filters.here() or (self.in_handler() and self.state != "started"):
             raise LifecycleError("the bus is starting or stopping; wait for that before you start it (again)")
         _check_interrupted(self)
