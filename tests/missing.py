@@ -21,6 +21,7 @@ PACKAGES: Final = {
         "fastapi",
         "faststream",
         "gevent",
+        "hatchling",
         "httpx2",
         "pyright",
         "pytest_asyncio",
