@@ -1,6 +1,7 @@
 """The site: `python -m sphinx -W docs docs/_build`."""
 
 import re
+from pathlib import Path
 
 from docutils import nodes
 
@@ -12,6 +13,7 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 3
 default_role = "code"  # docstrings write code as `code`
 autodoc_member_order = "bysource"
@@ -20,6 +22,34 @@ python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = f"pipebus {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_extra_path = ["llms.txt"]
+html_copy_source = False
+html_show_sphinx = False
+
+ACCENTED = ("color-brand-primary", "color-brand-content", "color-brand-visited", "color-api-name", "color-api-pre-name")
+html_theme_options = {  # with the accent colours of docs/pictures/draw.py
+    "navigation_with_keys": True,
+    "light_css_variables": dict.fromkeys(ACCENTED, "#0b746d"),
+    "dark_css_variables": dict.fromkeys(ACCENTED, "#4fc7bb"),
+}
+
+PICTURE = re.compile(r"<picture>.*?<img alt=\"([^\"]+)\" src=\"([^\"]+)-light\.svg\".*?</picture>", re.DOTALL)
+
+
+def read(app, name, source):
+    """
+    Put the Markdown of a page next to its HTML, for readers of llms.txt, and give it both pictures of a `<picture>`.
+
+    On GitHub `<picture>` follows the colours of the system. Here the theme hides one, as the reader chooses.
+    """
+    if app.builder.format == "html":
+        copy = Path(app.outdir, f"{name}.md")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(source[0], encoding="utf-8")
+    both = r"![\1](\2-light.svg){.only-light} ![\1](\2-dark.svg){.only-dark}"
+    source[0] = PICTURE.sub(both, source[0])
 
 
 def explicit_anchors(app, doctree):
@@ -32,3 +62,4 @@ def explicit_anchors(app, doctree):
 
 def setup(app):
     app.connect("doctree-read", explicit_anchors)
+    app.connect("source-read", read, priority=900)  # after what makes parts of pages

@@ -10,8 +10,9 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+from pages import PAGES, ROOT, TEXTS
 
-PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+PICTURES = ROOT / "docs" / "pictures"
 
 
 def load() -> ModuleType:
@@ -43,6 +44,28 @@ def test_a_screen_reader_can_describe_a_picture(file: Path) -> None:
     assert texts["title"]
     assert len(texts["desc"]) > 40
     assert int(root.get("width", "0")) <= 480
+
+
+PICTURE = re.compile(
+    r"""<picture>
+  <source media="\(prefers-color-scheme: dark\)" srcset="(?P<dark>[^"]+)-dark\.svg">
+  <img alt="(?P<alt>[^"]+)" src="(?P<light>[^"]+)-light\.svg" width="480">
+</picture>"""
+)
+
+
+def shown() -> list[tuple[str, re.Match[str]]]:
+    return [(page, found) for page in PAGES for found in PICTURE.finditer(TEXTS[page])]
+
+
+def test_pages_show_both_colours_of_a_picture() -> None:
+    """In the one form that GitHub understands and that conf.py translates for the site."""
+    assert len(shown()) == sum(text.count("<picture>") for text in TEXTS.values())
+    for page, found in shown():
+        file = (ROOT / page).parent / f"{found['light']}-light.svg"
+        assert found["light"] == found["dark"]
+        assert file.exists(), page
+        assert found["alt"] == ElementTree.parse(file).getroot()[0].text
 
 
 @pytest.mark.parametrize("source", sorted(PICTURES.glob("*.txt")), ids=lambda file: file.stem)
