@@ -6,7 +6,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -15,17 +15,18 @@ from pages import PAGES, ROOT, TEXTS
 PICTURES = ROOT / "docs" / "pictures"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw", PICTURES / "draw.py")
+def load(file: Path) -> ModuleType:
+    name = f"docs_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["draw"] = module  # its dataclasses look for it
+    sys.modules[name] = module  # its dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
 
-draw = load()
+draw = load(PICTURES / "draw.py")
 
 
 def test_the_pictures_are_what_the_script_draws() -> None:
@@ -66,6 +67,22 @@ def test_pages_show_both_colours_of_a_picture() -> None:
         assert found["light"] == found["dark"]
         assert file.exists(), page
         assert found["alt"] == ElementTree.parse(file).getroot()[0].text
+
+
+def test_the_site_shows_both_pictures_and_the_names_of_files() -> None:
+    """MyST knows neither `<picture>` nor a name behind the language of a block; conf.py translates them."""
+    picture = """<picture>
+  <source media="(prefers-color-scheme: dark)" srcset="../pictures/path-dark.svg">
+  <img alt="A path" src="../pictures/path-light.svg" width="480">
+</picture>"""
+    source = [f"{picture}\n\n```python shop.py\n1\n```\n\n```python continues\n2\n```\n"]
+    conf = load(ROOT / "docs" / "conf.py")
+
+    conf.read(SimpleNamespace(builder=SimpleNamespace(format="text")), "page", source)
+
+    both = "![A path](../pictures/path-light.svg){.only-light} ![A path](../pictures/path-dark.svg){.only-dark}"
+    block = "```{code-block} python\n:caption: '`shop.py`'\n\n1\n```"
+    assert source == [f"{both}\n\n{block}\n\n```python continues\n2\n```\n"]
 
 
 @pytest.mark.parametrize("source", sorted(PICTURES.glob("*.txt")), ids=lambda file: file.stem)
