@@ -48,10 +48,10 @@ def test_a_screen_reader_can_describe_a_picture(file: Path) -> None:
 
 
 PICTURE = re.compile(
-    r"""<picture>
-  <source media="\(prefers-color-scheme: dark\)" srcset="(?P<dark>[^"]+)-dark\.svg">
-  <img alt="(?P<alt>[^"]+)" src="(?P<light>[^"]+)-light\.svg" width="480">
-</picture>"""
+    r"<picture>\s*"
+    r'<source media="\(prefers-color-scheme: dark\)" srcset="(?P<dark>[^"]+)-dark\.svg">\s*'
+    r'<img alt="(?P<alt>[^"]+)" src="(?P<light>[^"]+)-light\.svg" width="480">\s*'
+    r"</picture>"
 )
 
 
