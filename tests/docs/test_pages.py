@@ -185,6 +185,12 @@ def test_each_file_of_a_page_is_used() -> None:
     assert idle == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/") and not page.startswith("docs/reference/")])
+def test_a_page_is_three_screens_long(page: str) -> None:
+    """What is longer has become two pages. (The reference is generated, and searched.)"""
+    assert len(TEXTS[page].splitlines()) <= LONGEST
+
+
 def test_the_pages_have_programs() -> None:
     """The test finds the blocks of the first bus, and those of the other pages."""
     assert len([program for program in PROGRAMS if program.page == "README.md"]) >= 3

@@ -43,6 +43,11 @@ def test_two_commands_are_all_the_set_up() -> None:
     assert asked == {"cli", "dev"} <= set(PROJECT["optional-dependencies"])
 
 
+def test_it_is_short() -> None:
+    """One screen and a half, blocks included."""
+    assert len(TEXTS["README.md"].split()) <= 1500
+
+
 def test_every_command_is_named() -> None:
     """The page on the command line shows each command, and a table shows each filter that comes with the package."""
     from pipebus import filters
