@@ -123,6 +123,21 @@ broken(
 )
 
 broken(
+    "a typo in a setting of a filter that a test names",
+    """\
+    version = 1
+    [[pipelines]]
+    filters = [{ use = "retry", name = "again", attemps = 5 }]
+    [[tests]]
+    name = "it may be passed"
+    publish = { subject = "a" }
+    replace.filters.again = "pass"
+    expect.outcome = "unrouted"
+    """,
+    'bus.toml:3: pipelines[0].filters[0] "retry": unknown key "attemps"; did you mean "attempts"?',
+)
+
+broken(
     "a setting that no filter has",
     """\
     version = 1

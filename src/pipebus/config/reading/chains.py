@@ -165,7 +165,12 @@ class Chains:
         if name in self.stand_ins:
             return self._step(Made(self.stand_ins[name], {}, name), table, position, within)
         made = make(table, self.loading)
-        return BROKEN if made is BROKEN else self._step(made, table, position, within)
+        if made is not BROKEN:
+            return self._step(made, table, position, within)
+        for called in (table.data.get("name"), table.data.get("target")):  # tests that name it are right
+            if isinstance(called, str):
+                self.names[called.rpartition(":")[2]] = None
+        return BROKEN
 
     def _named(self, name: str, table: Table, at: tuple[str, int] | None, place: Place, within: str) -> Any:
         """Return the node for a name: of an instance, of a filter of the program, or of a kind without required settings."""
