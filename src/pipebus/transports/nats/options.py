@@ -24,7 +24,7 @@ class Options:
     """
     Args:
         hosts: "host:port" of each server of a cluster.
-        user, password, token: The login; or `creds`, the path of a file that contains it.
+        user, password, token: The login.
         stream: Name of the stream; dead letters are in `<stream>-DEAD`. Default: the prefix in capitals, or PIPEBUS.
         prefix: Subject `orders.created` is `<prefix>.orders.created` on the server. "": it is the same there, and `subjects`
             must be given.
@@ -39,7 +39,10 @@ class Options:
         core: Without JetStream: nothing is kept, and a program that does not listen misses messages.
         events: How messages are written: "structured", one JSON with all of a message, or "binary", the body alone as JSON (or
             its bytes) and everything else in headers, for programs that know nothing of CloudEvents. Both are read.
-        tls: Encrypt, and check the server's certificate; `cafile`, `cert`, `key` are PEM files.
+        tls: Encrypt, and check the server's certificate. `tls://` says the same.
+        cafile: PEM file of the authority that signed the server's certificate, if the system does not know it; implies `tls`.
+        cert, key: PEM files of this program's own certificate and its key, for servers that ask for one; implies `tls`.
+        creds: File that contains the login, in place of a user or token.
         plaintext: Allow an unencrypted connection to another machine; anybody on the way can read messages and passwords.
         connect_timeout: Seconds that a start waits for a connection, > 0.
         publish_timeout: Seconds that a publish waits for the server's confirmation, > 0. A cluster that has lost a server may
