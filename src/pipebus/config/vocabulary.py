@@ -192,11 +192,11 @@ class Replacements(Section):
 class Received(Section):
     """The fields of a message about which a test may expect something."""
 
-    subject: Expected = None
-    body: Expected = None
-    headers: Expected = None
-    key: Expected = None
-    id: Expected = None
+    subject: Expected = optional("Its subject.")
+    body: Expected = optional("Its body.")
+    headers: Expected = optional("Its headers.")
+    key: Expected = optional("Its key.")
+    id: Expected = optional("Its id.")
 
 
 class Expect(Section):
