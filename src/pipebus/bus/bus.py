@@ -71,8 +71,8 @@ class Bus:
         pool: Worker threads for handlers. None: min(32, processors + 4), or more if a subscription's `workers` need it.
         dead_letters: The greatest number of dead letters kept, >= 1; the oldest go first (`evicted`).
         max_message_bytes: Size of the largest encoded message, in bytes. Only transports that encode messages check it.
-        max_hops: How many handlers may pass a conversation on, each by the `to` of its subscription; above it, the message that
-            would be passed on becomes a dead letter (`TooManyHops`), because such a loop would never end.
+        max_hops: How many handlers may pass a conversation on, one after the other, by what they publish or return. Above it,
+            they get `TooManyHops`, and their message becomes a dead letter, because such a loop would never end.
         drain: Whether a stop handles all waiting messages first, unless `stop(drain=…)` says otherwise. None: yes in memory,
             where they would be lost; no on a transport that keeps them.
         strict: Whether a publish to which nobody listens raises `NoSubscriber`, unless it says `strict=False` itself.

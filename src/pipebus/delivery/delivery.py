@@ -23,7 +23,7 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 class Delivery(Generic[T]):
     """
-    One attempt to deliver one message, to be settled once: the first settlement wins, also over an error raised later.
+    One attempt to deliver its `message`, to be settled once: the first settlement wins, also over an error raised later.
 
     A handler that returns has acknowledged, one that raises has failed; these methods are for saying it earlier or otherwise.
     """
@@ -44,10 +44,12 @@ class Delivery(Generic[T]):
 
     @property
     def redelivered(self) -> bool:
+        """Whether it was taken before: `attempt > 1`."""
         return self._parcel.attempt > 1
 
     @property
     def settled(self) -> bool:
+        """Whether it has been acknowledged, given back or rejected."""
         return not self._open
 
     @property

@@ -98,10 +98,12 @@ class Subscription(Recipient, Generic[T]):
         control.pause(self)
 
     def resume(self) -> None:
+        """Go on after `pause`."""
         control.resume(self)
 
     @property
     def paused(self) -> bool:
+        """Whether it starts no further handler."""
         return self.rare is not None and self.rare.pauses != 0
 
     def unsubscribe(self, timeout: Duration | None = None) -> None:

@@ -59,6 +59,7 @@ class FileTest:
 
     @property
     def name(self) -> str:
+        """As the file gives it."""
         return self.case.test.name
 
     def run(self) -> Result:

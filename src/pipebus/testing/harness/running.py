@@ -30,6 +30,7 @@ class Running:
 
     @property
     def ended(self) -> bool:
+        """Whether the call has returned or raised."""
         return self.task.ended
 
     def result(self) -> Any:
