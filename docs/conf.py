@@ -1,24 +1,32 @@
 """The site: `python -m sphinx -W docs docs/_build`."""
 
 import re
+import sys
 from pathlib import Path
 
 from docutils import nodes
 
 from pipebus import __version__
 
+sys.path.insert(0, str(Path(__file__).parent))  # for made
+
 project = "pipebus"
 author = copyright = "the pipebus authors"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "made"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 3
 default_role = "code"  # docstrings write code as `code`
+add_module_names = False
+smartquotes_action = "D"  # dashes only: docstrings quote what is typed
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-python_maximum_signature_line_length = 88
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = False
+python_maximum_signature_line_length = 68  # longer ones have one parameter a line
+python_display_short_literal_types = True
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = f"pipebus {version}"
