@@ -226,7 +226,7 @@ class Test(Section):
 
 
 class File(Section):
-    version: Whole = required("Version of this format.")
+    version: Whole = required("Version of this format: 1.")
     bus: Bus | None = optional("The bus as a whole.")
     filters: dict[str, Annotated[dict[str, Any], Form('a table, as in { use = "log" }')]] = optional("Named filters.", {})
     pipelines: Annotated[list[Pipeline], Tables("[[pipelines]]", "pipelines")] = optional(

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pipebus.config.kinds.base import Loading, Reader
 from pipebus.config.kinds.data import data
+from pipebus.config.kinds.draft7 import Schema
 from pipebus.config.kinds.expected import Expected
 from pipebus.config.problems import Bad
 from pipebus.config.wording import choice, guess, shown
@@ -76,6 +77,9 @@ class TextExpectation(Expectation):
         if not isinstance(value, (str, dict)):
             raise Bad('it has to be text, or a matcher, as in { contains = "part" }')
         return super().read(value, loading)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [{"type": "string"}, {"type": "object"}]}
 
 
 def _is_keys(value: Any) -> bool:
