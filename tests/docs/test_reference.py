@@ -41,6 +41,13 @@ def test_all_that_a_module_exports_is_in_the_reference(module: Any) -> None:
     assert sorted(set(module.__all__) - SHOWN) == []
 
 
+def test_each_method_of_a_bus_is_in_the_table() -> None:
+    """The page that shows a bus at a glance leaves out nothing that a program may call."""
+    shown = set(re.findall(r"\b[bB]us\.(\w+)", TEXTS["docs/reference/bus.md"]))
+
+    assert sorted({name for name in dir(pipebus.Bus) if name[0] != "_"} - shown) == []
+
+
 @pytest.mark.parametrize("fence", FENCES, ids=lambda fence: f"{fence[0].removeprefix('docs/reference/')}-{fence[1]}-{fence[2]}")
 def test_each_part_can_be_made(fence: tuple[str, str, str, str]) -> None:
     """No page asks for what the code no longer has."""
