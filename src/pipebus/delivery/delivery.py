@@ -85,9 +85,9 @@ class Delivery(Generic[T]):
         short; what waits for other messages in it waits for itself.
 
         Raises:
-            UnsupportedCapability: the transport has no transactions. AlreadySettled. LifecycleError: on a running event loop.
-            SubscriptionError: the subscription has a `to`. TransportError: the store failed, or the delivery's lease had ended;
-            nothing was kept.
+            UnsupportedCapability: the transport has no transactions. AlreadySettled: it was settled before. LifecycleError: on
+            a running event loop. SubscriptionError: the subscription has a `to`. TransportError: the store failed, or the
+            delivery's lease had ended; nothing was kept.
         """
         subscription, parcel = self._subscription, self._parcel
         if self.settled:

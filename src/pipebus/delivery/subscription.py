@@ -138,7 +138,7 @@ class Subscription(Recipient, Generic[T]):
             timeout: Seconds to wait, or text such as "5s"; None: forever.
 
         Raises:
-            ReceiveTimeout, BusClosed, BusNotStarted.
+            ReceiveTimeout: nothing came in time. BusClosed, BusNotStarted: the bus does not run.
         """
         return self._reading().receive(_limit(timeout))
 
