@@ -17,7 +17,7 @@ READABLE: Final = (
 )
 """What a signature may hold that no caller would write, and what is shown instead."""
 SECTION: Final = re.compile(r"^(Raises|Returns|Drops|Logs|Keys|Source):$")
-NAMED: Final = re.compile(r"(?:^|(?<=[.!)] ))((?:[A-Z]\w+)(?:, [A-Z]\w+)*)(?:: |\.(?: |$))")
+NAMED: Final = re.compile(r"(?:^|(?<=[.!)] ))((?:[A-Z]\w+)(?:, [A-Z]\w+)*): ")
 FROM_THE_BUS: Final = re.compile(r"\(\*_|\*args, \*\*kwargs|[(,] ?_\w+:|: (?:Plan|Parcel|Ticking|Simulation|Case|Locks)\b")
 """In signatures that no caller needs: of protocols, and of objects that the package makes."""
 
