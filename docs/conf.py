@@ -29,6 +29,7 @@ python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # furo's own underlines modules like links
 html_title = f"pipebus {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
