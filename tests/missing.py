@@ -29,6 +29,7 @@ PACKAGES: Final = {
         "starlette",
         "uvicorn",
         "uvloop",
+        "yaml",
     ),
 }
 """What the extras hold: `dev` what the default run needs, and `ci` what the thorough run needs beyond that."""
