@@ -1360,6 +1360,20 @@ class TestDead:
         assert (shop.folder / "notes").read_text() == "tea\n"
         assert self.ids(letters) == ["d2"]
 
+    def test_what_nobody_listens_to_stays(self, shop: Shop) -> None:
+        """A message that passes the publish chain at last, and reaches no mailbox, would be lost with its letter."""
+        shop.config(KEPT)
+        record = jsonl({"subject": "p.q", "body": "tea"})
+        shop.run("run", "bus.toml", "--input", "-", "--dead", "letters.jsonl", *ALLOW, input=record)
+        before = (shop.folder / "letters.jsonl").read_text()
+
+        shop.config(SMALL)
+        done = self.replay(shop, "--all")
+
+        assert_said_well(done, 1, "d1 stays: nobody listens to it\n")
+        assert done.stdout == "0 handled, 0 dead again, 1 not given back, 0 left alone\n"
+        assert (shop.folder / "letters.jsonl").read_text() == before
+
     RESENDS = """
         import shop
         from pipebus import Bus

@@ -17,6 +17,7 @@ from pipebus.cli.targets import open_bus, starting
 from pipebus.delivery import verdicts
 from pipebus.errors import DeadLetterError, reason_of
 from pipebus.message.codec import JsonCodec
+from pipebus.message.outcomes import Receipt
 from pipebus.outcomes.dead_letters import PUBLISH
 
 Delivery = tuple[str, str]
@@ -28,7 +29,8 @@ class Replay:
     Gives letters back to a bus, and observes what becomes of them.
 
     A letter leaves the file once its message is handled, or dropped by a filter. If it dies again, the new letter replaces the
-    old one under its id. If it is still being handled when the time is up, the letter stays, and may be handled twice.
+    old one under its id. If nobody listens to it, the letter stays; so it does if it is still being handled when the time is up,
+    and then it may be handled twice.
     """
 
     def __init__(self, args: argparse.Namespace, chosen: list[Letter], others: int) -> None:
@@ -113,7 +115,9 @@ class Replay:
             raise DeadLetterError(f"its message could not be kept: {one['wire']['error']}")
         message = JsonCodec().decode(json.dumps(one["wire"]).encode())
         if one["subscription"] == PUBLISH:
-            self.bus.send(message)
+            outcome = self.bus.send(message)
+            if isinstance(outcome, Receipt) and not (outcome.mailboxes or outcome.duplicate):
+                raise DeadLetterError("nobody listens to it")
             return
         found = next((s for s in self.bus.subscriptions if s.name == one["subscription"]), None)
         if found is None:
