@@ -29,8 +29,8 @@ class Replay:
     Gives letters back to a bus, and observes what becomes of them.
 
     A letter leaves the file once its message is handled, or dropped by a filter. If it dies again, the new letter replaces the
-    old one under its id. If nobody listens to it, the letter stays; so it does if it is still being handled when the time is up,
-    and then it may be handled twice.
+    old one under its id. If nobody listens to it, the letter stays. So it does if it is still being handled when the time is
+    up, and then it may be handled twice.
     """
 
     def __init__(self, args: argparse.Namespace, chosen: list[Letter], others: int) -> None:
