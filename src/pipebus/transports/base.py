@@ -183,7 +183,11 @@ class Kept(NamedTuple):
 
 
 class Transport(Protocol):
-    """All methods may be called from any thread; on an event loop only `asend` and `settle`."""
+    """
+    All methods may be called from any thread; on an event loop only `asend` and `settle`.
+
+    It has many methods, since it is all that a bus and the command line ask of an engine.
+    """
 
     capabilities: Capabilities
     local: bool = False
@@ -301,6 +305,15 @@ class Transport(Protocol):
             TransportError: there is no such subscription, or it is in use here.
         """
         raise UnsupportedCapability(f"{type(self).__name__} keeps no subscriptions")
+
+    def backup(self, copy: str) -> int:
+        """
+        Write what the store keeps at one moment into a new file; returns its bytes. The transport may be stopped.
+
+        Raises:
+            TransportError: it cannot be read, or not be written; or there is such a file.
+        """
+        raise UnsupportedCapability(f"{type(self).__name__} keeps nothing in a file that could be copied")
 
     def examine(self) -> Iterator[Finding]:
         """What `pipebus doctor` reports about the store. Nothing is made or changed, and the transport is not started."""

@@ -298,6 +298,11 @@ class NatsTransport(Transport):
     def streams_on(self, link: Link) -> Streams:
         return Streams(link, self.options, self.subjects)
 
+    def backup(self, copy: str) -> int:
+        raise UnsupportedCapability(
+            f"messages are on the server, in the stream {self.options.stream}; the NATS command line copies it: `nats stream backup`"
+        )
+
     def examine(self) -> Iterator[Finding]:
         try:
             yield from self.look(lambda link: health.examine(self, link))

@@ -20,7 +20,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Kept, Surroundings, Transport, Verdict
-from pipebus.transports.sqlite import glance, health, retention, subscriptions, transaction
+from pipebus.transports.sqlite import backup, glance, health, retention, subscriptions, transaction
 from pipebus.transports.sqlite.bound import Bound
 from pipebus.transports.sqlite.commits import Job
 from pipebus.transports.sqlite.file import OpenFile
@@ -240,6 +240,9 @@ class SqliteTransport(Transport):
         claim, self._settled.claim = getattr(self._settled, "claim", None), None
         if claim is not None and claim.refused is not None:
             raise TransportError(claim.refused)
+
+    def backup(self, copy: str) -> int:
+        return backup.backup(self.options.path, copy)
 
     def examine(self) -> Iterator[Finding]:
         return health.examine(self.options)
