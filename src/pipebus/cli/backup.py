@@ -16,9 +16,10 @@ examples:
   pipebus backup pipebus.toml "backups/bus-$(date +%F).db"
 
 The copy is what the store kept at one moment: messages, subscriptions, dead letters, what filters remember. It is on the
-disk when the command ends, and takes the place of no other file. To go back to it, stop all programs, remove bus.db, bus.db-wal and
-bus.db-shm, and give the copy the name bus.db. What was handled since the copy is handled again, and what a
-program had in hand then comes again as one attempt later.
+disk when the command ends, and takes the place of no other file.
+
+To go back to it, stop all programs, remove bus.db, bus.db-wal and bus.db-shm, and give the copy the name bus.db. What was
+handled since the copy is handled again, and what a program had in hand then comes again as one attempt later.
 
 Do not copy the file with cp: part of the messages is in the log next to it.
 
