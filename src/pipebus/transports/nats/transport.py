@@ -300,7 +300,7 @@ class NatsTransport(Transport):
 
     def backup(self, copy: str) -> int:
         raise UnsupportedCapability(
-            f"messages are on the server, in the stream {self.options.stream}; `nats stream backup` of its command line copies it"
+            f"messages are on the server, in the stream {self.options.stream}; its own `nats stream backup` copies it"
         )
 
     def examine(self) -> Iterator[Finding]:
