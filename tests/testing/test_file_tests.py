@@ -815,6 +815,21 @@ def test_a_kind_is_replaced_wherever_it_stands(run: Run) -> None:
     assert told(result) == []
 
 
+@pytest.mark.parametrize("name", ["drop", "Drop", "light"])
+def test_a_filter_is_replaced_by_each_of_its_names(name: str, run: Run) -> None:
+    """Its kind, as a file writes it and as `explain` shows it, and its own name; and a test may expect it by each of them."""
+    shop = (
+        SHOP
+        + """[[pipelines]]
+        filters = [{ use = "drop", name = "light", when = { expr = "headers.weight == '9'" } }]
+    """
+    )
+    light = 'publish = { subject = "orders.placed", headers = { weight = "9" } }\n'
+    assert told(run(f'{light}expect = {{ outcome = "dropped", by = "light" }}', shop)) == []
+    replaced = f'{light}replace.filters.{name} = {{ rejects = "x" }}\n'
+    assert told(run(f'{replaced}expect = {{ outcome = "rejected", by = "{name}", reason = "x" }}', shop)) == []
+
+
 def test_a_filter_that_the_program_hands_in_is_replaced(run: Run) -> None:
     """The test uses the name under which the program hands the filter in."""
     shop = SHOP.replace('"scales"]', '"scales", "guard"]')

@@ -44,6 +44,7 @@ class Chains:
         self.document = document
         self.loading = loading
         self.stand_ins = stand_ins
+        self._words = {catalogue.word(name): name for name in stand_ins}
         self.instances: dict[str, Made | Any] = {}
         self.names: dict[str, None] = {}
         self.used: set[str] = set()
@@ -161,15 +162,15 @@ class Chains:
         if known and (table.data.keys() == {"use"} or use not in (*catalogue.names(), "python")):
             table.read(vocabulary.Reference, self.loading)
             return self._named(use, table, None, table.place, within)
-        name = catalogue.word(use) if isinstance(use, str) else ""
-        if name in self.stand_ins:
-            return self._step(Made(self.stand_ins[name], {}, name), table, position, within)
+        called = [one.rpartition(":")[2] for key in ("name", "target", "use") if isinstance(one := table.data.get(key), str)]
+        stand_in = next((name for one in called if (name := self._words.get(catalogue.word(one)))), None)
+        if stand_in is not None:
+            self.names[stand_in] = None
+            return self._step(Made(self.stand_ins[stand_in], {}, stand_in), table, position, within)
         made = make(table, self.loading)
         if made is not BROKEN:
             return self._step(made, table, position, within)
-        for called in (table.data.get("name"), table.data.get("target")):  # tests that name it are right
-            if isinstance(called, str):
-                self.names[called.rpartition(":")[2]] = None
+        self.names.update(dict.fromkeys(called))  # tests that name it are right
         return BROKEN
 
     def _named(self, name: str, table: Table, at: tuple[str, int] | None, place: Place, within: str) -> Any:
@@ -182,8 +183,9 @@ class Chains:
 
         position = 1 if at is None else at[1] + 1
         made: Any
-        if name in self.stand_ins and name not in self.instances:
-            made = Made(self.stand_ins[name], {}, name)
+        stand_in = self._words.get(catalogue.word(name))
+        if stand_in is not None and name not in self.instances:
+            made = Made(self.stand_ins[stand_in], {}, stand_in)
         elif name in self.instances:
             self.used.add(name)
             made = self.instances[name]
