@@ -271,6 +271,23 @@ class Sampled(Transform):
         return message if next(self.turns) else Dropped("not in the sample")
 
 
+class TwoOfAKind(Transform):
+    """Refuses what is beyond two of a kind, and says so."""
+
+    may_drop = True
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def transform(self, message: Message) -> Message:
+        with self.lock:
+            self.seen[str(message.subject)] += 1
+            if self.seen[str(message.subject)] > 2:
+                raise Rejected("two are enough")
+        return message
+
+
 class OncePerOrder:
     """Drops what it knows, and forgets what has failed."""
 
@@ -487,6 +504,7 @@ RIGHT: dict[str, Any] = {
     "thread-and-file": Writer,
     "throttle": Throttle,
     "sampled": Sampled,
+    "two-of-a-kind": TwoOfAKind,
     "once-per-order": OncePerOrder(),
     "breaker": Breaker,
     "cached": Cached,

@@ -137,7 +137,7 @@ class Traits:
         terminal: No filter after it ever runs.
         reroutes: It may change the subject (publish side only).
         reroutes_to: A pattern that all of its new subjects match, if one is known: `check` says which filters they skip.
-        may_drop: It may return `Dropped`.
+        may_drop: It may drop or refuse one message, and not the next.
         requires, provides: Words such as "validated"; a filter that requires one must follow a filter that provides it.
         deterministic: Equal messages have equal outcomes.
         idempotent: Running it twice has the same effect as running it once.

@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from pipebus.errors import Rejected
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.testing.alone.run import FilterRun
@@ -66,8 +67,8 @@ def _in_turn(case: Case, colour: str, plan: tuple[Ending, ...]) -> InTurn:
     for number, run in enumerate(found):
         problem = difference(case, number, Passed(run._error or run._outcome, run.forwards), given, due, new)
         steady.append(shape(run) == shape(new[number]))
-        dropped = Dropped in {type(one._outcome) for one in (run, new[number])}
-        if problem is None and not steady[-1] and not (dropped and case.tested.drops_freely):
+        chosen = case.tested.chose(*(one._error or one._outcome for one in (run, new[number])))
+        if problem is None and not steady[-1] and not chosen:
             once_more = _alone(case, colour, given[number], due[number])
             if shape(once_more) == shape(new[number]):  # else it varies by chance
                 problem = _other_shape(number, run, new[number])
@@ -114,18 +115,14 @@ def difference(
                 return f"it handed on the {taken} of message {other + 1} in the pass of {me}"
     if isinstance(found.end, Stuck):
         return f"{me} waits for something that never comes, and a new filter {made(new[number])}: {found.end}"
-    dropped = Dropped in {type(found.end), type(usual)}
-    if dropped and case.tested.drops_freely:
+    if case.tested.chose(found.end, usual):
         return None
-    if isinstance(found.end, BaseException):
-        if type(found.end) is not type(usual):
-            return f"{me} {result(found.end)}, and a new filter {made(new[number])}"
-    elif dropped:
-        if type(found.end) is not type(usual):
-            did = f"was dropped ({found.end.reason})" if isinstance(found.end, Dropped) else result(found.end)
-            return f"{me} {did}, and a new filter {made(new[number])}; if that is intended, declare may_drop = True"
-    elif isinstance(usual, BaseException):
-        return f"{me} {result(found.end)}, and a new filter {made(new[number])}"
+    ended = any(isinstance(end, (BaseException, Dropped)) for end in (found.end, usual))
+    if ended and type(found.end) is not type(usual):
+        did = f"was dropped ({found.end.reason})" if isinstance(found.end, Dropped) else result(found.end)
+        chose = any(isinstance(end, (Dropped, Rejected)) for end in (found.end, usual))
+        meant = "; if that is intended, declare may_drop = True" if chose else ""
+        return f"{me} {did}, and a new filter {made(new[number])}{meant}"
     if len(found.forwards) != new[number].next_calls:
         return f"{me} ran the rest {times(len(found.forwards))}, and with a new filter {times(new[number].next_calls)}"
     return None
@@ -189,7 +186,7 @@ def _grows(case: Case) -> Problems:
     first, *later = [type(run._error or run._outcome) for run in runs]
     if sizes == sorted(set(sizes)):
         what = "each added to what the one before it had done"
-    elif len(set(later)) == 1 and later[0] is not first and not case.tested.drops_freely:
+    elif len(set(later)) == 1 and later[0] is not first and not case.tested.ends_freely:
         what = f"the first {made(runs[0])}, the others {made(runs[1])}"
     else:
         return

@@ -109,9 +109,13 @@ class Tested:
         return ", ".join(node.name for node in recognise.nodes((self.make(),), places.caller(), "check_filter"))
 
     @property
-    def drops_freely(self) -> bool:
-        """Whether it may drop one message and not the next: it says so, or it is an actor, which has a state of its own."""
+    def ends_freely(self) -> bool:
+        """Whether it may end one message and not the next: it says so, or it is an actor, which has a state of its own."""
         return any(step.traits.may_drop or step.shape == "actor" for step in self.steps)
+
+    def chose(self, *ends: Any) -> bool:
+        """Whether one of these is an end that it may give to one message and not to the next."""
+        return any(isinstance(end, (Dropped, Rejected)) for end in ends) and self.ends_freely
 
 
 class Case:

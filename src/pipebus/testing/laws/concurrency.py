@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pipebus.message.message import Message
-from pipebus.message.outcomes import Dropped
 from pipebus.testing.alone.bench import whose
 from pipebus.testing.alone.run import FilterRun
 from pipebus.testing.alone.script import after
@@ -82,8 +81,8 @@ class Together:
             problem = difference(self.case, number, found, given, due, new)
             if problem is not None:
                 return problem
-            dropped = Dropped in {type(found.end), type(new[number]._outcome)}
-            if steady[number] and not dropped and parts(found.forwards) != parts(new[number].forwards):
+            chosen = self.case.tested.chose(found.end, new[number]._error or new[number]._outcome)
+            if steady[number] and not chosen and parts(found.forwards) != parts(new[number].forwards):
                 return otherwise("handed on", number, found.forwards, new[number].forwards)
         return None if self.orders is None else self.orders.problem(passed)
 
@@ -118,7 +117,7 @@ def _serial(case: Case, colour: str, reference: InTurn, count: int) -> Iterator[
         yield None  # errors that come one by one may teach a filter what those that come at once do not
         return
     yield Orders(case, colour, reference.given[:count], reference.due)
-    if case.tested.drops_freely:
+    if case.tested.ends_freely:
         yield Orders(case, colour, reference.given[:1] * 2, reference.due)
 
 
@@ -141,7 +140,7 @@ def _orders(case: Case, reference: InTurn) -> Iterator[tuple[Together, int, dict
     yield Together(case, "sync", reference, 3, (3, 2, 1)), 0, {"turns": {}}
     if "sync" in case.tested.explored:
         return  # with other messages
-    steps, most = 0, MOST_PLACES // (2 if case.tested.drops_freely else 1)
+    steps, most = 0, MOST_PLACES // (2 if case.tested.ends_freely else 1)
     for orders in _serial(case, "sync", reference, 2):
         two = Together(case, "sync", reference, 2, orders=orders)
         sim = explore.run(two, 0, files=case.tested.files, patience=PATIENCE, turns={})

@@ -151,7 +151,7 @@ def is_the_same_in_both_colours(case: Case) -> Problems:
 
     sync, once_more, asynchronous = digests("sync"), digests("sync"), digests("async")
     for one, again, other in zip(sync, once_more, asynchronous, strict=False):
-        if case.tested.drops_freely and Dropped in {type(found["the outcome"]) for found in (one, again, other)}:
+        if case.tested.ends_freely and Dropped in {type(found["the outcome"]) for found in (one, again, other)}:
             continue  # perhaps by chance
         for name in one:
             if same(one[name], again[name]) and not same(one[name], other[name]):
