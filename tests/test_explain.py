@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -393,6 +393,24 @@ def test_describe_tells_each_subscription() -> None:
     assert (archive_["subjects"], archive_["mailbox"]["timeout"]) == (["audit.>", "orders.>"], 2.5)
     assert (reader["handler"], reader["reads"], reader["run"]) == (None, "list[int]", "pull")
     assert reader["mailbox"]["overflow"] == "drop_oldest"
+
+
+def test_settings_that_repr_leaves_out_are_hidden() -> None:
+    """A key of a filter is shown nowhere, if its author keeps it out of `repr` as usual."""
+
+    @dataclass(eq=False)
+    class Sign(Transform):
+        key: str = field(repr=False)
+
+        def transform(self, message: Message) -> Message:
+            return message
+
+    bus = Bus()
+    bus.use(Sign("a secret"))
+    with bus:
+        assert bus.describe()["publish"][0]["settings"] == {"key": "[hidden]"}
+        assert "Sign(key='[hidden]')" in bus.explain("s")
+        assert "a secret" not in f"{bus.describe()}{bus.explain('s')}"
 
 
 def test_describe_makes_json_of_whatever_settings_hold() -> None:

@@ -5,6 +5,7 @@ import functools
 import json
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -1106,3 +1107,21 @@ def test_an_explicit_dead_letter_inside_a_drop_is_a_dead_letter():
 
     assert [letter.by for letter in bus.dead_letters.list()] == ["failing"]
     assert bus.stats()["subscriptions"]["worker"]["dropped"] == {}
+
+
+def test_an_around_may_have_at_alone() -> None:
+    """It makes a generator function for each chain, so it needs no `around`."""
+
+    class PerChain(Around):
+        def at(self, place: str) -> Any:
+            def around(message: Message) -> Any:
+                return (yield message.with_headers(place=place))
+
+            return around
+
+    bus = Bus()
+    bus.use(PerChain())
+    with bus:
+        inbox = bus.subscribe("s")
+        bus.publish("s", 1)
+        assert dict(inbox.receive(timeout=1).headers) == {"place": "publish"}

@@ -149,13 +149,13 @@ def test_the_new_subject_may_be_an_object(harness: Harness) -> None:
         pytest.param("f.{body.a.b}", Message("a", {"a": 1}), "no body.a.b", id="a field of a number"),
         pytest.param("f.{headers.h}", Message("a"), "no headers.h", id="a header that is missing"),
         pytest.param("f.{key}", Message("a"), "key", id="no key"),
-        pytest.param("f.{body.x}", Message("a", {"x": "a.b"}), "a.b", id="dots"),
-        pytest.param("f.{body.x}", Message("a", {"x": "."}), "'.'", id="a dot alone"),
-        pytest.param("f.{body.x}", Message("a", {"x": ""}), "''", id="nothing"),
-        pytest.param("f.{body.x}", Message("a", {"x": "*"}), r"'\*'", id="a wildcard"),
-        pytest.param("f.{body.x}", Message("a", {"x": ">"}), "'>'", id="the other wildcard"),
-        pytest.param("f.{body.x}", Message("a", {"x": "two words"}), "white space", id="white space"),
-        pytest.param("f.{body.x}", Message("a", {"x": "a\nb"}), "white space", id="a line break"),
+        pytest.param("f.{body.x}", Message("a", {"x": "a.b"}), "body.x is not one token", id="dots"),
+        pytest.param("f.{body.x}", Message("a", {"x": "."}), "body.x is not one token", id="a dot alone"),
+        pytest.param("f.{body.x}", Message("a", {"x": ""}), "body.x is not one token", id="nothing"),
+        pytest.param("f.{body.x}", Message("a", {"x": "*"}), "body.x is not one token", id="a wildcard"),
+        pytest.param("f.{body.x}", Message("a", {"x": ">"}), "body.x is not one token", id="the other wildcard"),
+        pytest.param("f.{body.x}", Message("a", {"x": "two words"}), "body.x is not one token", id="white space"),
+        pytest.param("f.{body.x}", Message("a", {"x": "a\nb"}), "body.x is not one token", id="a line break"),
         pytest.param("f.{body.x}", Message("a", {"x": 1.5}), "is a number", id="a fraction"),
         pytest.param("f.{body.x}", Message("a", {"x": True}), "is true or false", id="a truth value"),
         pytest.param("f.{body.x}", Message("a", {"x": None}), "is nothing", id="None"),
@@ -169,6 +169,7 @@ def test_a_value_that_is_no_token_is_rejected(colour: Any, to: str, message: Mes
     with pytest.raises(Rejected, match=reason or None) as error:
         assert run.outcome
     assert error.value.by == "Reroute"
+    assert "two words" not in str(error.value)  # a value may be personal, and reasons are shown everywhere
     assert run.next_calls == 0
 
 

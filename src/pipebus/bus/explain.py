@@ -8,7 +8,7 @@ import dataclasses
 import os
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipebus.bus.engine import Engine
 from pipebus.bus.origins import origin_of
@@ -25,6 +25,9 @@ from pipebus.pipeline.routes import filters_for
 from pipebus.pipeline.step import Step
 from pipebus.values.expressions import Expression
 from pipebus.values.validation import name_of_type
+
+HIDDEN: Final = "[hidden]"
+
 
 # --- data --------------------------------------------------------------------------------------------------------------
 
@@ -123,11 +126,15 @@ def describe_subscription(subscription: Subscription) -> dict[str, Any]:
 
 
 def settings(filter: Any) -> dict[str, Any]:
-    """The public fields of a dataclass filter that `__init__` takes, as JSON-safe values; empty for other filters."""
+    """
+    The public fields of a dataclass filter that `__init__` takes, as JSON-safe values; empty for other filters.
+
+    The values of those that its own `repr` leaves out, such as keys, are not shown.
+    """
     if not dataclasses.is_dataclass(filter) or isinstance(filter, type):
         return {}
     return {
-        field.name: value_text(getattr(filter, field.name))
+        field.name: value_text(getattr(filter, field.name)) if field.repr else HIDDEN
         for field in dataclasses.fields(filter)
         if field.init and not field.name.startswith("_")
     }

@@ -98,10 +98,13 @@ class Reroute(Transform):
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise Rejected(f"cannot reroute: {field} is {json_type(value)}; a token is text or a whole number")
         token = str(plain_number(plain_text(value)))
-        if root != "subject" and (not token or "." in token or token in ("*", ">")):
-            raise Rejected(f"cannot reroute: {field} is {shown(token)}, which is not one token of a subject")
         try:
             check_subject(token)
-        except SubjectError as error:
-            raise Rejected(f"cannot reroute: {field}: {error}") from None
+            fine = root == "subject" or "." not in token
+        except SubjectError:
+            fine = False
+        if not fine:  # it is not shown: it may be an address
+            raise Rejected(
+                f"cannot reroute: {field} is not one token of a subject: no dots, white space, * or >, and not empty"
+            )
         return token

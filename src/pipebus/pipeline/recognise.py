@@ -59,11 +59,12 @@ def node(filter: Any, position: int, place: Place, within: str) -> Node:
         check_parameters(call, 1, bad, "transform(message)")
     elif isinstance(filter, Around):
         shape, call = "around", filter.around
-        if type(filter).around is Around.around and "around" not in filter.__dict__:
+        if type(filter).around is not Around.around or "around" in filter.__dict__:
+            if not inspect.isgeneratorfunction(inspect.unwrap(call)):
+                raise bad("has an around that is not a generator", "write `outcome = yield message` in it")
+            check_parameters(call, 1, bad, "around(message)")
+        elif type(filter).at is Around.at:  # which needs no `around` if it is its own
             raise bad("has no around", "define `def around(self, message)` in it, a generator")
-        if not inspect.isgeneratorfunction(inspect.unwrap(call)):
-            raise bad("has an around that is not a generator", "write `outcome = yield message` in it")
-        check_parameters(call, 1, bad, "around(message)")
     else:
         shape, call = "plain", filter
         if not callable(filter):
