@@ -105,6 +105,6 @@ class Reroute(Transform):
             fine = False
         if not fine:  # it is not shown: it may be an address
             raise Rejected(
-                f"cannot reroute: {field} is not one token of a subject: no dots, white space, * or >, and not empty"
+                f"cannot reroute: {field} is not one token of a subject (no dots, white space, * or >, not empty)"
             )
         return token
