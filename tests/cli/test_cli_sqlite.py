@@ -432,7 +432,7 @@ class TestTail:
                 bus.publish("orders.new", id=id)
             bus.drain(60.0)
 
-        seen = lines_of(done_well(shop.run("tail", URL, "--all", "--conversation", "o-1", "--count", "2")))
+        seen = lines_of(done_well(shop.run("tail", URL, "--all", "--no-follow", "--conversation", "o-1")))
         assert [(one["subject"], one.get("causation_id")) for one in seen] == [("orders.new", None), ("orders.billed", "o-1")]
 
     @pytest.mark.thorough
@@ -541,9 +541,11 @@ class TestTail:
         """A wrong argument is refused in one line with exit code 2."""
         used(shop.folder / "bus.db")
         shop.config()
-        pattern, everything = many(["tail", URL, "a..b"], ["tail", "bus.toml", "--all"], cwd=shop.folder)
+        argvs = [["tail", URL, "a..b"], ["tail", "bus.toml", "--all"], ["tail", URL, "--no-follow"]]
+        pattern, everything, nothing = many(*argvs, cwd=shop.folder)
         assert_said_well(pattern, 2, '"a..b" has an empty token')
         assert_said_well(everything, 2, "--all is for a SQLite file")
+        assert_said_well(nothing, 2, "--no-follow prints nothing without --all")
 
 
 class TestDead:

@@ -28,7 +28,7 @@ examples:
   pipebus tail pipebus.toml --count 1          the next message on any subject
   pipebus tail sqlite:///bus.db 'orders.>'     what any process publishes there, from now on
   pipebus tail sqlite:///bus.db --all          the same, after what the file still keeps
-  pipebus tail sqlite:///bus.db --all --conversation o-1     what the message o-1 has led to
+  pipebus tail sqlite:///bus.db --all --no-follow --conversation o-1     what the message o-1 has led to
   pipebus tail nats://localhost 'orders.>'     what any program publishes there
 
 It prints what a subscriber would receive, after the publish chain.
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser, url=True)
     parser.add_argument("pattern", metavar="PATTERN", nargs="?", default=">", help='subjects, as in "orders.>" (default: all)')
     parser.add_argument("--all", action="store_true", help="SQLite file: begin with what it still keeps")
+    parser.add_argument("--no-follow", action="store_true", help="with --all: end when that is printed")
     parser.add_argument("--conversation", metavar="ID", help="only the message with this id and what it has led to")
     parser.add_argument("--count", metavar="N", type=whole, help="end after N messages")
     add_allow(parser)
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     bus = open_bus(args.target, args.allow, url=True)
     store = file_of(bus)
+    if args.no_follow and not args.all:
+        raise CommandError("--no-follow prints nothing without --all, since new messages are what it does not wait for")
     if store is not None:
         return _follow(store, args)
     if args.all:
@@ -86,7 +89,8 @@ def _follow(store: "SqliteTransport", args: argparse.Namespace) -> int:
         lines = Lines(interrupts.ring, args.conversation)
         follower = Follower(store.options.path, all=args.all)
         _ready(args.pattern)
-        for message in stored_json(store, follower, args.pattern, interrupts.pause):
+        pause = (lambda _: False) if args.no_follow else interrupts.pause
+        for message in stored_json(store, follower, args.pattern, pause):
             printed += lines.print(message)
             if printed == args.count or lines.error is not None:
                 break

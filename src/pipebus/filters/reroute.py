@@ -104,7 +104,5 @@ class Reroute(Transform):
         except SubjectError:
             fine = False
         if not fine:  # it is not shown: it may be an address
-            raise Rejected(
-                f"cannot reroute: {field} is not one token of a subject (no dots, white space, * or >, not empty)"
-            )
+            raise Rejected(f"cannot reroute: {field} is not one token of a subject (no dots, white space, * or >, not empty)")
         return token
