@@ -37,7 +37,7 @@ class Block:
 
     @property
     def file(self) -> str:
-        """The name of the file that this block is, or "" if it is none."""
+        """The name of the file that this block is, or "" if it is not one."""
         name = self.info.partition(" ")[2]
         return name if "." in name else ""
 
@@ -112,7 +112,7 @@ def console(text: str) -> Iterator[tuple[str, str]]:
 
 
 def alike(real: str, shown: str) -> bool:
-    """Whether a program printed what a page shows, apart from times, speeds, ids and what `…` stands for."""
+    """Whether a program printed what a page shows, apart from times, speeds, ids and the places of `…`."""
     pattern = ""
     for line in masked(shown).splitlines():
         pattern += "(?:.*\n)*" if line.strip() == "…" else ".*".join(map(re.escape, line.split("…"))) + "\n"

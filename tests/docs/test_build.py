@@ -34,7 +34,7 @@ def test_the_transport_of_its_page_keeps_the_contract(tmp_path: Path) -> None:
 
 
 def test_the_package_of_its_page_can_be_installed(tmp_path: Path) -> None:
-    """A reader who pastes the files and installs them has a filter by name, without what stands in for that on the page."""
+    """A reader who pastes the files and installs them has a filter by name, without the stand-in of the page."""
     missing.needs("hatchling")
     source, site = tmp_path / "source", tmp_path / "site"
     write_files("docs/build/package.md", source)

@@ -119,7 +119,7 @@ def test_each_argument_of_a_command_is_described() -> None:
 
 @pytest.mark.parametrize("module", [nats, sqlite], ids=["nats", "sqlite"])
 def test_each_option_of_a_url_is_described(module: Any) -> None:
-    """Whoever writes a URL finds each option that it may hold; the list is what an unknown option is answered with."""
+    """A URL may hold the options that the page lists, and an unknown option is answered with the same list."""
     name = module.__name__.split(".")[-2]
     url = {"nats": "nats://localhost?colour=red", "sqlite": "sqlite:///bus.db?colour=red"}[name]
 

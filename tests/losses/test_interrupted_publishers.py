@@ -459,7 +459,7 @@ with bus:
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 @pytest.mark.parametrize("chain", ["", "Log"])
 def test_a_publish_imports_nothing(store: str, chain: str, tmp_path: Path) -> None:
-    """A signal handler that publishes in the middle of an import would wait for that import: on 3.11 for ever."""
+    """A signal handler that publishes in the middle of an import would wait for that import: on 3.11 forever."""
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS, urls(tmp_path)[store], chain],
         capture_output=True, text=True, timeout=WAIT, check=False, env=os.environ,
