@@ -99,15 +99,20 @@ class Around:
             yield Pause(0.5)                 # waits without holding a worker's slot
             return outcome                   # `return` alone returns the last outcome
 
-    Class attributes declare what else it may do; see `Traits`. A filter that keeps separate state for each chain defines
-    `at(place)`.
+    Class attributes declare what else it may do; see `Traits`. A filter that keeps a state for each chain defines `at(place)`,
+    and keeps that state on itself, by place.
     """
 
     def around(self, message: Message[Any], /) -> Steps:
         raise NotImplementedError(f"{type(self).__name__} has no `around(self, message)`")
 
     def at(self, place: str) -> Callable[[Message[Any]], Steps]:
-        """The generator function for one chain: `place` is "publish" or the name of a subscription."""
+        """
+        The generator function for one chain: `place` is "publish" or the name of a subscription.
+
+        Called whenever a route is compiled: for "publish" at the first message to each subject, in the publisher's thread, and
+        again when subscriptions come or go. So state that is made in here is one for each subject, and is made anew.
+        """
         return self.around
 
 
