@@ -466,7 +466,7 @@ class Harness:
 
     def delivered_to(self, subscription: str) -> list[Message[Any]]:
         """
-        The messages that a subscription has handled, in order.
+        The messages that a subscription has handled, in order, as they came to its mailbox, before its filters.
 
         Raises:
             PipelineError: There is no such subscription.
