@@ -111,7 +111,7 @@ class Around:
         The generator function for one chain: `place` is "publish" or the name of a subscription.
 
         Called whenever a route is compiled: for "publish" at the first message to each subject, in the publisher's thread, and
-        again when subscriptions come or go. So state that is made in here is one for each subject, and is made anew.
+        again when subscriptions come or go. So state that is made in here is one for each subject, and is lost each time.
         """
         return self.around
 
