@@ -850,6 +850,13 @@ def test_a_filter_that_the_program_hands_in_is_replaced(run: Run) -> None:
     assert told(run(test, shop, **options)) == []
     assert len(calls) == 1
 
+    @transform
+    def guard_it(message: Message) -> Message:
+        return guard.transform(message)
+
+    assert told(run(test, shop, filters={"guard": guard_it})) == []
+    assert len(calls) == 1
+
 
 def test_an_async_filter_runs_and_may_be_replaced(run: Run) -> None:
     """The publish of a test waits for the async filter, and a stand-in can replace it in an async chain."""

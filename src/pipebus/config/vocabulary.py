@@ -211,7 +211,7 @@ class Expect(Section):
     received: Annotated[
         dict[str, Annotated[list[Received], Tables("[[received]]")]],
         Form("a table of subscriptions, as in { billing = [{ body = 1 }] }"),
-    ] = optional("What each subscription handled: the fields that matter.", {})
+    ] = optional("What each subscription handled, as it reached its mailbox: the fields that matter.", {})
     error: ExpectedText = optional("The error of a dead letter.")
 
 

@@ -190,6 +190,7 @@ class Chains:
             self.used.add(name)
             made = self.instances[name]
         elif name in self.loading.filters:
+            self.names[name] = None
             made = Made(self.loading.filters[name], {"": as_written(name)}, None)
         else:
             try:
