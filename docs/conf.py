@@ -50,15 +50,11 @@ FILE = re.compile(r"^(`{3,})(\w+) (\S+\.\S+)$", re.MULTILINE)
 
 def read(app, name, source):
     """
-    Put the Markdown of a page next to its HTML, for readers of llms.txt, and translate what MyST does not know.
+    Translate what MyST does not know.
 
     A `<picture>` follows the colours of the system. Here the page gets both, and the theme hides one, as the reader chooses.
     The name of a file, behind the language of its block, becomes a caption.
     """
-    if app.builder.format == "html":
-        copy = Path(app.outdir, f"{name}.md")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(source[0], encoding="utf-8")
     both = r"![\1](\2-light.svg){.only-light} ![\1](\2-dark.svg){.only-dark}"
     source[0] = FILE.sub(r"\1{code-block} \2\n:caption: '`\3`'\n", PICTURE.sub(both, source[0]))
 

@@ -2,8 +2,8 @@
 Write llms.txt, the list of all pages for language models (https://llmstxt.org): `python docs/llms.py`.
 
 It is made from the index pages: their tables of contents say which pages there are, and their lists, or tables with one page a
-row, what is on each. A test compares the file with them. Its links lead to Markdown: to the pages here, and on the site to the
-copies that conf.py puts next to the HTML.
+row, what is on each. A test compares the file with them. Its links lead to the pages of the site: only they have what is made
+there, such as the tables of settings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Page(NamedTuple):
     line: str  # what the index page says about it
 
     def __str__(self) -> str:
-        return f"- [{self.title}]({self.file.relative_to(DOCS).as_posix()})" + (f": {self.line}" if self.line else "")
+        link = self.file.relative_to(DOCS).with_suffix(".html").as_posix()
+        return f"- [{self.title}]({link})" + (f": {self.line}" if self.line else "")
 
 
 def listed(index: Path) -> Iterator[Page]:

@@ -27,8 +27,8 @@ def test_llms_txt_is_what_the_script_writes() -> None:
 
 
 def test_llms_txt_names_every_page() -> None:
-    """A model that has only this file finds each page, once."""
+    """A model that has only this file finds each page of the site, once."""
     links = re.findall(r"\]\((.+?)\)", (DOCS / "llms.txt").read_text(encoding="utf-8"))
-    sections = {path.relative_to(DOCS).as_posix() for path in DOCS.glob("*/index.md")}
-    pages = {Path(page).relative_to("docs").as_posix() for page in PAGES if page.startswith("docs/")}
-    assert sorted(links) == sorted(pages - sections - {"index.md"})
+    sections = {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.glob("*/index.md")}
+    pages = {Path(page).relative_to("docs").with_suffix("").as_posix() for page in PAGES if page.startswith("docs/")}
+    assert sorted(links) == sorted(f"{page}.html" for page in pages - sections - {"index"})
