@@ -686,3 +686,13 @@ class TestLetters:
             bus.drain(timeout=10)
             until(stage, lambda: figures(bus, "s")["dropped"] == {"evicted": 3}, "three are evicted")
             assert [letter.message.body for letter in bus.dead_letters.list()] == [3, 4, 5]
+
+
+def test_a_subscription_that_nobody_reads_leaves_its_messages_to_other_programs(stage: NatsStage) -> None:
+    """A program may make a subscription for the readers of another one."""
+    with Bus(stage.url) as maker:
+        maker.subscribe("questions", name="person")
+        maker.publish("questions", 1)
+        maker.drain(10.0)
+        with Bus(stage.url) as other:
+            assert other.subscribe("questions", name="person").receive(timeout=10.0).body == 1

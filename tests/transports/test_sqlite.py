@@ -805,3 +805,16 @@ def test_looking_makes_no_file(place: Place) -> None:
     assert figures(bus)["accepted"] == 0
     assert list(bus.dead_letters) == []
     assert not place.path.exists()
+
+
+# --- readers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_subscription_that_nobody_reads_leaves_its_messages_to_other_programs(place: Place) -> None:
+    """A program may make a subscription for the readers of another one."""
+    with place.bus() as maker:
+        maker.subscribe("questions", name="person")
+        maker.publish("questions", 1)
+        maker.drain(WAIT)
+        with place.bus() as other:
+            assert other.subscribe("questions", name="person").receive(timeout=WAIT).body == 1

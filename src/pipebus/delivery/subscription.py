@@ -125,6 +125,7 @@ class Subscription(Recipient, Generic[T]):
         if self.inbox is None:
             raise PipelineError(f"subscription {self.name} has a handler; only one without a handler can be read")
         self.plan.hub.check_process()
+        self.inbox.asked = True
         return self.inbox
 
     def receive(self, timeout: Duration | None = None) -> Message[T]:

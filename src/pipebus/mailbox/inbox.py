@@ -42,6 +42,11 @@ class Inbox:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.ended = False
+        self.asked = False
+        """
+        Somebody has begun to read: from then on, a store brings messages into this process. It is set before the first look, and
+        the store's thread asks for it every few milliseconds, so no wake-up can be missed.
+        """
         self._readers: deque[Callable[[], object]] = deque()
 
     def wake(self, _: object = None) -> None:

@@ -72,5 +72,5 @@ def binding(bus: Carried, subscription: Subscription) -> Binding:
         workers=subscription.plan.workers,
         overflow=subscription.plan.overflow,
         handled=subscription.handled,
-        ready=lambda: not subscription.paused,
+        ready=lambda: not subscription.paused and (subscription.inbox is None or subscription.inbox.asked),
     )

@@ -114,7 +114,8 @@ class Binding:
         workers: How many of them it handles at once.
         overflow: What the subscription wants to happen when its mailbox is full.
         handled: It has a handler; otherwise a reader takes its messages.
-        ready: Returns whether it would begin to handle a message now; not while it is paused.
+        ready: Returns whether it would begin to handle a message now; not while it is paused, nor before somebody reads. What a
+            reader does not ask for is for the readers in other programs.
     """
 
     name: str

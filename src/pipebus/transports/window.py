@@ -25,6 +25,7 @@ class Window:
     def __init__(self, binding: Binding) -> None:
         self._limit = binding.limit
         self._attempts = binding.attempts
+        self._reader, self._ready = not binding.handled, binding.ready
         # A reader may take one message after the other or many at once; nobody can tell.
         self.workers = binding.workers if binding.handled else min(binding.limit, READERS)
         self.settled = 0  # since `_since`
@@ -44,7 +45,7 @@ class Window:
             careful: Hold only what the handler can begin at once.
         """
         half = self._size // 2
-        if held > half:
+        if held > half or (self._reader and not self._ready()):
             return 0
         now = time.monotonic()
         passed = now - self._since
