@@ -44,8 +44,8 @@ class Inbox:
         self.ended = False
         self.asked = False
         """
-        Somebody has begun to read: from then on, a store brings messages into this process. It is set before the first look, and
-        the store's thread asks for it every few milliseconds, so no wake-up can be missed.
+        Somebody has begun to read: from then on, a store brings messages into this process. It is set before the first look,
+        and the store's thread asks for it every few milliseconds, so no wake-up can be missed.
         """
         self._readers: deque[Callable[[], object]] = deque()
 
