@@ -52,7 +52,7 @@ STARTS = """
 """
 CANNOT_START = '[[pipelines]]\nfilters = [{ use = "python", target = "starts:Starts" }]\n'
 COMMANDS = (
-    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions", "schema",
+    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions", "backup", "schema",
     "filters", "doctor", "demo",
 )  # fmt: skip
 FILTERS = [
@@ -105,7 +105,7 @@ class TestEveryCommand:
         """The error names the option and shows how the command is used."""
         needed = {"check": ["x"], "explain": ["x", "a"], "graph": ["x"], "diff": ["x", "y"], "publish": ["x", "a"],
                   "tail": ["x"], "dead": ["list", "x"], "run": ["x"], "trace": ["x", "a"],
-                  "subscriptions": ["list", "x"]}  # fmt: skip
+                  "subscriptions": ["list", "x"], "backup": ["x", "y"]}  # fmt: skip
         for done in many(*([command, *needed.get(command, []), "--frmat"] for command in COMMANDS)):
             assert_said_well(done, 2, "usage: pipebus", "--frmat", lines=12)
             assert done.stdout == ""
