@@ -92,7 +92,17 @@ def left(stage: NatsStage, name: str = "s") -> tuple[int, int]:
 
 
 def all_settled(stage: NatsStage) -> None:
-    wait_until(lambda: left(stage) == (0, 0), "the server has all acknowledgements")
+    found = [(0, 0)]
+
+    def none_left() -> bool:
+        found[:] = [left(stage)]
+        return found == [(0, 0)]
+
+    try:
+        wait_until(none_left, "the server has all acknowledgements")
+    except AssertionError as error:
+        error.add_note(f"not delivered, not acknowledged: {found[0]}")
+        raise
 
 
 def warned(caplog: pytest.LogCaptureFixture, event: str) -> bool:
