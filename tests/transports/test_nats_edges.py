@@ -394,6 +394,7 @@ class TestReconnects:
         """A bus that has lost its server queues only a few renewals, and gets its messages when the server is back."""
         bus = alone.open_with_lease(0.5)
         subscription = bus.subscribe("a", name="s")
+        iter(subscription)  # somebody begins to read
         bus.start()
         publish_many(bus, "a", range(40))
         until(alone, lambda: len(puller(bus).out) >= 32, "they are there")
@@ -448,7 +449,7 @@ class TestReconnects:
     def test_a_note_that_cannot_be_read_is_read_again(self, stage: NatsStage, monkeypatch: pytest.MonkeyPatch) -> None:
         """The note says that nobody has begun the message; without it, the delivery would count as a second attempt."""
         bus, seen, refused = stage.open(), Seen(), list[str]()
-        bus.subscribe("a", name="s", attempts=1)
+        iter(bus.subscribe("a", name="s", attempts=1))  # somebody begins to read
         with running(stage, bus, drain=False):
             bus.publish("a", 1)
             until(stage, lambda: puller(bus).out, "it is there")
