@@ -31,8 +31,9 @@ PACKAGES: Final = {
         "uvloop",
         "yaml",
     ),
+    "docs": ("docutils", "sphinx"),
 }
-"""What the extras hold: `dev` what the default run needs, and `ci` what the thorough run needs beyond that."""
+"""What the extras hold: `dev` what the default run needs, and the others what the thorough run needs beyond that."""
 
 
 def missing(why: str) -> NoReturn:

@@ -11,6 +11,9 @@ from pages import BLOCKS, Block
 from missing import needs
 
 
+pytestmark = pytest.mark.thorough  # it needs a package of the extra `ci`
+
+
 def documents(block: Block) -> list[Any]:
     needs("yaml")
     import yaml  # a machine without it skips the test

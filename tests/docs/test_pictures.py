@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 from pages import PAGES, ROOT, TEXTS
 
+import missing
+
 PICTURES = ROOT / "docs" / "pictures"
 
 
@@ -69,8 +71,10 @@ def test_pages_show_both_colours_of_a_picture() -> None:
         assert found["alt"] == ElementTree.parse(file).getroot()[0].text
 
 
+@pytest.mark.thorough
 def test_the_site_shows_both_pictures_and_the_names_of_files() -> None:
     """MyST knows neither `<picture>` nor a name behind the language of a block; conf.py translates them."""
+    missing.needs("docutils")
     picture = """<picture>
   <source media="(prefers-color-scheme: dark)" srcset="../pictures/path-dark.svg">
   <img alt="A path" src="../pictures/path-light.svg" width="480">
