@@ -10,7 +10,6 @@ from pages import BLOCKS, Block
 
 from missing import needs
 
-
 pytestmark = pytest.mark.thorough  # it needs a package of the extra `ci`
 
 
