@@ -88,7 +88,8 @@ def _follow(store: "SqliteTransport", args: argparse.Namespace) -> int:
     with Interrupts(lambda: None) as interrupts:
         lines = Lines(interrupts.ring, args.conversation)
         follower = Follower(store.options.path, all=args.all)
-        _ready(args.pattern)
+        if not args.no_follow:
+            _ready(args.pattern)
         pause = (lambda _: False) if args.no_follow else interrupts.pause
         for message in stored_json(store, follower, args.pattern, pause):
             printed += lines.print(message)
