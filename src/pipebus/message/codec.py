@@ -157,7 +157,8 @@ def _writer() -> Any:
 
 
 def prepare() -> None:
-    """For a bus that encodes messages: import now. A signal handler that publishes during an import would hang in it.
+    """
+    For a bus that encodes messages: import now. A signal handler that publishes during an import would hang in it.
 
     Something is written as well: pydantic's writer imports modules of its own when it is first called.
     """
