@@ -47,8 +47,8 @@ def fill(bus: Any, size: int, most: int = 50_000) -> None:
         most: In one transaction.
     """
     from pipebus.message.message import Message
-    from pipebus.transports.sqlite.publishing import publish
-    from pipebus.transports.sqlite.records import Outgoing
+    from pipebus.transports.sql.publishing import publish
+    from pipebus.transports.sql.records import Outgoing
 
     encode = engine_of(bus).codec.encode
     run = f"{int(time() * 1000):012x}-{os.urandom(8).hex()}"  # ids as a bus makes them

@@ -29,7 +29,8 @@ TRANSACTION: Final = "begin, commit, tell who has something to claim"
 def report(workload: str, size: int) -> str:
     """Microseconds of each step for one message, and how often it happens for one."""
     from pipebus.message.codec import JsonCodec
-    from pipebus.transports.sqlite import SqliteTransport, deliveries, publishing, retention
+    from pipebus.transports.sql import deliveries, publishing, retention
+    from pipebus.transports.sqlite import SqliteTransport
     from pipebus.transports.sqlite.commits import Commits
     from pipebus.transports.sqlite.keeper import Keeper
     from pipebus.transports.sqlite.writer import Writer

@@ -408,7 +408,9 @@ class TestExamine:
     def test_a_process_that_gives_no_sign_of_life(self, options: Options) -> None:
         """The process exists, and its lease has ended."""
         with closing(sqlite3.connect(options.path)) as connection:
-            connection.execute("INSERT INTO owner (boot, space, pid, born, until) VALUES (?, ?, ?, ?, 1)", boot.me())
+            connection.execute(
+                "INSERT INTO owner (boot, space, pid, born, until, version) VALUES (?, ?, ?, ?, 1, 2)", boot.me()
+            )
             connection.commit()
         found = self.about(options)[f"process {os.getpid()}"]
 

@@ -13,8 +13,8 @@ from pipebus import Bus
 from pipebus.bus.bus import engine_of
 from pipebus.errors import TransportError
 from pipebus.testing.contract import UrlStage
+from pipebus.transports.sql.records import Outgoing
 from pipebus.transports.sqlite.lock import WriteLock
-from pipebus.transports.sqlite.records import Outgoing
 
 
 class Killed(WriteLock):

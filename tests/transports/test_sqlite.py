@@ -17,7 +17,8 @@ from pipebus import Actor, Bus, Delivery, Dropped, Message, UnsupportedCapabilit
 from pipebus.bus.bus import engine_of
 from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, ReceiveTimeout, TransportError
 from pipebus.filters import Dedupe, Redeliver
-from pipebus.transports.sqlite import owners, retention, schema, writer
+from pipebus.transports.sql import owners, retention
+from pipebus.transports.sqlite import schema, writer
 from pipebus.transports.sqlite.options import Options
 from tables import table
 
@@ -784,7 +785,7 @@ def test_an_older_file_is_brought_up_to_date(place: Place, monkeypatch: pytest.M
         bus.start()
         bus.stop()
     assert place.rows("SELECT * FROM newer") == [(1,)]
-    assert place.rows("PRAGMA user_version") == [(2,)]
+    assert place.rows("PRAGMA user_version") == [(len(schema.STEPS),)]
     with bus:
         assert reader.receive(timeout=WAIT).body == "kept"
 
@@ -792,11 +793,12 @@ def test_an_older_file_is_brought_up_to_date(place: Place, monkeypatch: pytest.M
 def test_a_step_that_fails_leaves_the_file_as_it_was(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with place.bus():
         pass
+    before = len(schema.STEPS)
     monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, "CREATE TABLE newer (x); INSERT INTO nowhere VALUES (1);"))
     with pytest.raises(TransportError, match="no such table"):
         place.bus().start()
     assert place.rows("SELECT count(*) FROM sqlite_schema WHERE name = 'newer'") == [(0,)]
-    assert place.rows("PRAGMA user_version") == [(1,)]
+    assert place.rows("PRAGMA user_version") == [(before,)]
 
 
 def test_looking_makes_no_file(place: Place) -> None:

@@ -28,6 +28,7 @@ from pipebus.bus.bus import engine_of
 from pipebus.errors import DrainTimeout, TransportError
 from pipebus.testing import captured_logs
 from pipebus.testing.history import History
+from pipebus.transports.sqlite import schema
 
 pytestmark = pytest.mark.thorough  # faults of the disk
 
@@ -306,7 +307,7 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
-NEWER = "is of version 99, this pipebus reads up to 1: update pipebus; nothing was changed"
+NEWER = f"is of version 99, this pipebus reads up to {len(schema.STEPS)}: update pipebus; nothing was changed"
 FOREIGN = "is another program's database .*0xc.*; choose another file"
 REFUSED = {
     newer: NEWER,

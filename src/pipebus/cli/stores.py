@@ -37,7 +37,7 @@ def leave_alone(bus: Bus) -> None:
 
 def next_due(store: SqliteTransport, names: list[str]) -> float:
     """Return when a delayed message of these subscriptions is due, in the file's time; infinity if there is none."""
-    from pipebus.transports.sqlite.subscriptions import next_due
+    from pipebus.transports.sql.subscriptions import next_due
 
     return store.file.read(lambda connection: next_due(connection, names))
 

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing, suppress
 
 from pipebus.errors import TransportError
+from pipebus.transports.sql import statements as sql
 from pipebus.transports.sqlite import glance
 from pipebus.transports.sqlite.remedies import said
 
@@ -25,12 +26,12 @@ def backup(path: str, copy: str) -> int:
     part = f"{copy}.part-{os.getpid()}"
     if os.path.lexists(copy):
         raise TransportError(f"{copy} exists; name a new file")
-    with closing(glance.look_into(path)) as source:
+    with closing(glance.look_into(path, older=True)) as source:
         try:
             with closing(sqlite3.connect(part)) as target:
                 source.backup(target)
                 with target:  # nobody has the copy open: what programs held comes again at once
-                    target.execute("UPDATE owner SET until = 0")
+                    target.execute(sql.END_LEASES)
             size = _sync(part)
             os.link(part, copy)  # in contrast to `rename` it fails if somebody else was faster
             _sync(os.path.dirname(os.path.abspath(copy)))

@@ -10,18 +10,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import NamedTuple
 
 from pipebus.errors import UnsupportedCapability
-
-
-class Life(NamedTuple):
-    """What another process needs to determine whether this one is alive."""
-
-    boot: str
-    space: str  # the namespace of process ids: in another one the same pid is another process
-    pid: int
-    born: str  # a pid is reused after its process has ended
+from pipebus.transports.sql import owners
+from pipebus.transports.sql import statements as sql
+from pipebus.transports.sql.records import Life
+from pipebus.transports.sql.store import Store
 
 
 def since_boot() -> float:
@@ -75,3 +69,28 @@ def _born(pid: str) -> str:
     if rest[0] in (b"Z", b"X"):
         return ""
     return rest[19].decode()
+
+
+def catch_up(store: Store, boot_now: str) -> float:
+    """
+    What to add to the clock since boot to get the file's time.
+
+    After a new boot the file's time continues by what has passed on the calendar, and never goes back; and all owners from
+    before that boot have ended.
+    """
+    base = store.meta("base")
+    if base is not None and store.meta("boot") == boot_now:
+        return float(base)
+    store.execute("BEGIN IMMEDIATE")
+    try:
+        last = store.execute(sql.LAST_STORED).fetchone()
+        base = max(time.time(), last[0] if last is not None else 0.0) - since_boot()
+        store.set_meta("boot", boot_now)
+        store.set_meta("base", base)
+        for owner in owners.owners(store.connection):
+            owners.leave(store, owner.owner, counts=True)
+        store.execute("COMMIT")
+    except BaseException:
+        store.roll_back()
+        raise
+    return float(base)

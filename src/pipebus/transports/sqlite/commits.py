@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipebus.errors import PipebusError, PublishUnknown, TransportError
 from pipebus.foreign.objects import text_of
-from pipebus.transports.sqlite import deliveries, publishing, retention
+from pipebus.transports.sql import deliveries, publishing, retention
+from pipebus.transports.sql import statements as sql
+from pipebus.transports.sql.records import Outgoing, Settlement
+from pipebus.transports.sql.store import Store
+from pipebus.transports.sqlite.connections import LOG
 from pipebus.transports.sqlite.lock import WriteLock
 from pipebus.transports.sqlite.place import _NotKept
-from pipebus.transports.sqlite.records import Outgoing, Settlement
 from pipebus.transports.sqlite.remedies import said
-from pipebus.transports.sqlite.store import Store
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.file import OpenFile
@@ -154,7 +156,7 @@ class Commits:
                     outgoing.append(job)
                 elif job.what is None:
                     if full and self._unsynced:  # a flush: without a write there would be nothing to sync
-                        execute("UPDATE meta SET value = value WHERE name = 'seq'")
+                        execute(sql.ADD_META, (0, "seq"))
                 elif not isinstance(job.what, Settlement):
                     job.result = job.what(store)
             if outgoing:
@@ -212,9 +214,15 @@ class Commits:
     def _no_room(self, most: int) -> str | None:
         """Why nothing more can be stored, even when what nobody waits for is deleted; or None."""
         store = self.store
+        log = self.file.log
+        if log > max(most, LOG) and (behind := self.file.behind()):
+            return (
+                f"{self.file.path} is full: its log has {log:,} bytes, and max_bytes is {most:,}; process "
+                f"{', '.join(map(str, sorted(behind)))} reads an old state of it, so end its reading transaction"
+            )
         if retention.size(store) <= most:
             return None
-        retention.sweep(store, keep=store.window, most=100_000, anew=True)
+        retention.sweep(store, keep=store.window, most=100_000)
         size = retention.size(store)
         if size <= most:
             return None
@@ -282,15 +290,20 @@ class Commits:
                 "its reading transaction"
             )
 
-    def checkpoint(self) -> None:
-        """Move the log into the database. Called by the keeper while it does not lead."""
+    def checkpoint(self) -> set[int]:
+        """
+        Move the log into the database. Returns the processes that prevent part of that, since they read an old state. Called by
+        the keeper while it does not lead.
+        """
         with self.lock.held():
             self.file.ensure()
+            self.pages = 0
             try:
-                self.store.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                [_, frames, moved] = self.store.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except sqlite3.Error:
                 self._ill = True  # it is tried again before anything else is written
-            self.pages = 0
+                return set()
+            return self.file.behind() if moved < frames else set()
 
 
 class _CommitFailed(Exception):

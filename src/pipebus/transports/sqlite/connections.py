@@ -16,6 +16,13 @@ from pipebus.transports.sqlite.remedies import REMEDIES, said
 LOG: Final = 64 * 2**20
 """Bytes that the log keeps after a checkpoint."""
 
+INCREMENTAL: Final = 2
+"""The value of `auto_vacuum` with which unused pages can be given back. Files of version 1 were made without it."""
+UNUSED: Final = 4 * 2**20
+"""Bytes that may be unused; and in a larger file a quarter of it, since they will be needed again."""
+GIVEN: Final = 256
+"""Most pages that are given back at once."""
+
 
 def connect(path: str, wait: float, mode: str = "rw") -> sqlite3.Connection:
     """
@@ -56,6 +63,18 @@ def prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
+def give_back(connection: sqlite3.Connection) -> bool:
+    """Return unused pages to the file system, if they are many. True: there are more."""
+    pages, free, page, mode = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size", "auto_vacuum")
+    )
+    if mode != INCREMENTAL or free * page < UNUSED or free < pages // 4:
+        return False
+    connection.execute(f"PRAGMA incremental_vacuum({GIVEN})").fetchall()
+    return True
+
+
 class Kind(NamedTuple):
     """What identifies a SQLite file: application id, version, and the names in it that the bus needs for its own tables."""
 
@@ -75,9 +94,10 @@ def kind(connection: sqlite3.Connection) -> Kind:
     return Kind(application, version, sorted(names[name] for name in names.keys() & schema.NAMES))
 
 
-def look_at(path: str, wait: float) -> None:
+def look_at(path: str, wait: float) -> int:
     """
-    Check that a bus can use this file. Changes nothing. Called while nobody else writes.
+    Check that a bus can use this file, and return its version; 0: it is to be made. Changes nothing. Called while nobody else
+    writes.
 
     Raises:
         TransportError: it cannot.
@@ -91,13 +111,13 @@ def look_at(path: str, wait: float) -> None:
     if os.path.isdir(path):
         raise TransportError(f"{path} is a folder; name a file in it")
     if not os.path.exists(path) or not os.path.getsize(path):
-        return
+        return 0
     if not (os.access(path, os.W_OK) and os.access(folder, os.W_OK)):
         raise TransportError(f"{path} cannot be written; {REMEDIES['readonly database']}")
     try:
         connection = connect_to_look(path, wait)
         try:
-            _check(connection, path)
+            return _check(connection, path)
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
@@ -124,7 +144,8 @@ def open_file(path: str, wait: float) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         connection = connect(path, wait)
-        _check(connection, path)
+        if not _check(connection, path):
+            connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")  # has no effect on a file that has tables already
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise TransportError(
                 f"{path}: its file system cannot share memory between processes (WAL); use a local disk, not a network drive"
@@ -140,13 +161,17 @@ def open_file(path: str, wait: float) -> sqlite3.Connection:
     return connection
 
 
-def _check(connection: sqlite3.Connection, path: str) -> None:
+def _check(connection: sqlite3.Connection, path: str) -> int:
     """
+    The file's version.
+
     Raises:
         TransportError: the file belongs to another program or a newer pipebus.
     """
-    if (why := refusal(kind(connection), path)) is not None:
+    found = kind(connection)
+    if (why := refusal(found, path)) is not None:
         raise TransportError(why)
+    return found.version
 
 
 def refusal(found: Kind, path: str) -> str | None:
@@ -173,19 +198,22 @@ def refusal(found: Kind, path: str) -> str | None:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Bring the tables up to date, step by step. Each step is done completely or not at all."""
-    while (version := connection.execute("PRAGMA user_version").fetchone()[0]) < len(schema.STEPS):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in _statements(schema.STEPS[version]):
+    """Bring the tables up to date, completely or not at all."""
+    version, newest = connection.execute("PRAGMA user_version").fetchone()[0], len(schema.STEPS)
+    if version == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in schema.STEPS[version:]:
+            for statement in _statements(step):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {version + 1}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {newest}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _statements(script: str) -> list[str]:

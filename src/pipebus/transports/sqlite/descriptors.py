@@ -75,13 +75,20 @@ def locked(path: str, where: Range) -> bool:
     except FileNotFoundError:
         return False
     try:
-        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *where, 0)
-        return bool(struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
-    except OSError:
-        return False  # a file system without such locks
+        return holder(file, where) is not None
     finally:
         with _process.lock:
             _park([file])
+
+
+def holder(file: int, where: Range) -> int | None:
+    """The id of a process that has locked these bytes; None: nobody has. -1: a lock that belongs to a descriptor."""
+    asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *where, 0)
+    try:
+        kind, *_, pid = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
+    except OSError:
+        return None  # a file system without such locks
+    return None if kind == fcntl.F_UNLCK else int(pid)
 
 
 def _lock(file: int, kind: int, where: Range) -> None:

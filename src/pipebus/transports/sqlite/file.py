@@ -14,15 +14,16 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 from pipebus.errors import LifecycleError, PipebusError, TransportError
-from pipebus.transports.sqlite import boot, connections, deliveries, owners, salvage, transaction
+from pipebus.transports.sql import deliveries
+from pipebus.transports.sql.records import Claim
+from pipebus.transports.sql.store import Directory, Store
+from pipebus.transports.sqlite import boot, connections, glance, salvage, transaction
 from pipebus.transports.sqlite.commits import Commits, Task
 from pipebus.transports.sqlite.descriptors import identity, stat
 from pipebus.transports.sqlite.lock import WriteLock
 from pipebus.transports.sqlite.options import Options
 from pipebus.transports.sqlite.place import Change, Place, _NotKept, clear
-from pipebus.transports.sqlite.records import Claim
 from pipebus.transports.sqlite.remedies import REMEDIES, said
-from pipebus.transports.sqlite.store import Directory, Store
 from pipebus.transports.sqlite.writer import Writer
 from pipebus.waiting.locks import Locks, free
 
@@ -121,11 +122,12 @@ class OpenFile:
         opened: list[sqlite3.Connection] = []
         try:
             clear(path)
-            connections.look_at(path, wait)
+            if connections.look_at(path, wait):
+                glance.may_upgrade(path)
             database = connections.make(path)
             opened.append(connections.open_file(path, wait))
             store = self._store(opened[0])
-            base = owners.catch_up(store, boot.boot_id())
+            base = boot.catch_up(store, boot.boot_id())
             opened.append(connections.connect(path, wait))
             opened[1].execute("PRAGMA query_only = ON")
             opened[1].execute("SELECT count(*) FROM sqlite_schema").fetchone()  # opens the log
@@ -377,7 +379,7 @@ class OpenFile:
                 if self._open:
                     raise TransportError(self._why)
             self._look()
-            with closing(connections.connect(self.path, self.options.wait, "ro")) as connection:
+            with closing(glance.look_into(self.path)) as connection:
                 return query(connection)
         except sqlite3.Error as error:
             raise TransportError(f"{self.path}: {said(error)}") from error
@@ -389,6 +391,10 @@ class OpenFile:
     def another(self) -> Store:
         """The store, on a connection of its own."""
         return self._store(connections.prepare(connections.connect(self.path, self.options.wait)))
+
+    def behind(self) -> set[int]:
+        """Ids of processes that read an old state of the file, so that its log cannot start over."""
+        return self._place.behind() if self._place is not None else set()
 
     @property
     def log(self) -> int:

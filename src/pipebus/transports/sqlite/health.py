@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pipebus.errors import PipebusError
 from pipebus.transports.base import Finding
+from pipebus.transports.sql import statements as sql
 from pipebus.transports.sqlite import connections, glance, schema
 from pipebus.transports.sqlite.options import Options
 from pipebus.transports.sqlite.remedies import said
@@ -173,10 +174,10 @@ def _users(connection: sqlite3.Connection) -> Iterator[Finding]:
     connection.execute("BEGIN")  # all of it is of one moment
     served = glance.owners(connection)
     anybody = any(one.lives for one in served)
-    subscriptions = connection.execute("SELECT sub, name FROM subscription WHERE owner IS NULL ORDER BY name").fetchall()
-    for sub, name in subscriptions:
+    subscriptions = connection.execute(sql.DURABLE).fetchall()
+    for sub, name, _ in subscriptions:
         yield _subscription(connection, sub, name, anybody)
-    letters = connection.execute("SELECT count(*) FROM dead WHERE sub IS NULL").fetchone()[0]
+    letters = connection.execute(sql.LETTERS_OF_PUBLISHES).fetchone()[0]
     if letters:
         yield Finding("ok", "publish", f"{letters:,} dead")
     if not subscriptions:
@@ -192,9 +193,9 @@ def _users(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 def _subscription(connection: sqlite3.Connection, sub: int, name: str, served: bool) -> Finding:
     def count(table: str) -> int:
-        return int(connection.execute(f"SELECT count(*) FROM {table} WHERE sub = ?", (sub,)).fetchone()[0])
+        return int(connection.execute(sql.COUNT.format(table=table), (sub,)).fetchone()[0])
 
-    pending, out = count("ready") + count("later"), count("claimed")
+    pending, out = count("ready") + count("parked") + count("later"), count("claimed")
     text = f"{pending:,} pending, {out:,} in flight, {count('dead'):,} dead"
     oldest = _oldest(connection, sub)
     if oldest is not None:
@@ -207,12 +208,12 @@ def _subscription(connection: sqlite3.Connection, sub: int, name: str, served: b
 def _oldest(connection: sqlite3.Connection, sub: int) -> float | None:
     """When its oldest pending message was stored."""
     numbers = [
-        connection.execute(f"SELECT min(seq) FROM {table} WHERE sub = ?", (sub,)).fetchone()[0] for table in ("ready", "later")
+        connection.execute(sql.OLDEST.format(table=table), (sub,)).fetchone()[0] for table in ("ready", "parked", "later")
     ]
     numbers = [seq for seq in numbers if seq is not None]
     if not numbers:
         return None
-    row: Any = connection.execute("SELECT stored FROM message WHERE seq = ?", (min(numbers),)).fetchone()
+    row: Any = connection.execute(sql.STORED, (min(numbers),)).fetchone()
     return None if row is None else float(row[0])
 
 

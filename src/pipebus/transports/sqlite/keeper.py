@@ -17,13 +17,14 @@ from typing import Final
 
 from pipebus.errors import PipebusError
 from pipebus.transports.base import Surroundings
-from pipebus.transports.sqlite import boot, connections, deliveries, owners, retention, subscriptions
-from pipebus.transports.sqlite.bound import Bindings, Bound
+from pipebus.transports.sql import deliveries, owners, retention, subscriptions
+from pipebus.transports.sql.bound import Bindings, Bound
+from pipebus.transports.sql.records import Claim, Owner, Settlement
+from pipebus.transports.sql.round import Round
+from pipebus.transports.sql.store import Store
+from pipebus.transports.sqlite import boot, connections
 from pipebus.transports.sqlite.commits import Job
 from pipebus.transports.sqlite.file import OpenFile
-from pipebus.transports.sqlite.records import Claim, Owner, Settlement
-from pipebus.transports.sqlite.round import Round
-from pipebus.transports.sqlite.store import Store
 
 QUICK: Final = 0.002
 SLOW: Final = 0.02
@@ -36,6 +37,8 @@ PAGES: Final = 4000
 """The log is moved into the database when it has about so many pages."""
 TICK: Final = 1.0
 """Seconds between two checks for processes that have ended, and for messages that may be deleted."""
+AGAIN: Final = 0.02
+"""Seconds until the next sweep, if the last one has left something to do."""
 
 
 class Keeper:
@@ -62,9 +65,11 @@ class Keeper:
         self._version = -1
         self._turn = 0
         self._due = 0.0
-        self._ticked = 0.0
+        self._ticked = self._swept = 0.0
+        self._sweeps_on = False
         self._reported = self.commits.stale
         self._log = 0  # its size at the last checkpoint
+        self._complained = 0  # say no more about the log before it has this size
         file.moved_in = self._move_in
         self._thread = threading.Thread(target=self._run, name="pipebus-sqlite", daemon=True)
 
@@ -152,6 +157,14 @@ class Keeper:
         if not any(bound.out for bound in self.bindings):
             self._around.changed()
 
+    @property
+    def generation(self) -> int:
+        return self.file.generation
+
+    @property
+    def lease(self) -> float:
+        return self.file.options.lease
+
     def until(self) -> float:
         """When a lease that begins now will end."""
         return self.file.now() + self.file.options.lease
@@ -222,7 +235,7 @@ class Keeper:
         for bound, claims, datas in work.claimed:
             self._hand_in(bound, claims, datas)
         self._after()
-        return any(claims for _, claims, _ in work.claimed)
+        return work.filled or any(claims for _, claims, _ in work.claimed)
 
     def _wanted(self, now: float) -> list[tuple[Bound, int]]:
         wanted: list[tuple[Bound, int]] = []
@@ -266,8 +279,14 @@ class Keeper:
         if now - self._ticked >= TICK:
             self._ticked = now
             duties += [partial(owners.expire, owner=owner, ended=ended) for owner, ended in self._gone(moment, self.owner)]
-            duties.append(retention.sweep)
+        if now - self._swept >= (AGAIN if self._sweeps_on else TICK):
+            self._swept = now
+            duties.append(self._sweep)
         return duties
+
+    def _sweep(self, store: Store) -> None:
+        swept, gave = retention.sweep(store), connections.give_back(store.connection)
+        self._sweeps_on = swept or gave
 
     def _gone(self, moment: float, but: int) -> list[tuple[Owner, bool]]:
         """Owners (except one) whose lease has ended, or whose process has; and whether the process has certainly ended."""
@@ -301,5 +320,10 @@ class Keeper:
         """Move the log into the database, if it has grown long."""
         size = self.file.log
         if self.commits.pages >= PAGES or size > max(self._log, connections.LOG):
-            self.commits.checkpoint()
+            behind = self.commits.checkpoint()
+            if behind and size > max(self._complained, connections.LOG):
+                self._complained = 2 * size
+                self._around.warn("store.log_held", path=self.file.path, bytes=size, readers=sorted(behind))
+            elif size <= connections.LOG:
+                self._complained = 0
             self._log = size

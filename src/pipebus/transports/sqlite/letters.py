@@ -12,7 +12,7 @@ from pipebus.message.codec import Codec
 from pipebus.message.message import Message
 from pipebus.outcomes.dead_letters import DeadLetter, id_of
 from pipebus.transports.letters import SharedLetters
-from pipebus.transports.sqlite import dead, subscriptions
+from pipebus.transports.sql import dead, subscriptions
 from pipebus.transports.sqlite.file import OpenFile
 
 T = TypeVar("T")

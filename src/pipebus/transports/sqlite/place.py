@@ -26,7 +26,7 @@ from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 from pipebus.errors import TransportError
-from pipebus.transports.sqlite.descriptors import Held, Identity, identity, locked, stat, used
+from pipebus.transports.sqlite.descriptors import Held, Identity, holder, identity, locked, stat, used
 
 SHARED: Final = (0x40000002, 510)
 """Bytes of the database that SQLite locks while it is open; a process locks all of them exclusively to remove the log."""
@@ -36,6 +36,9 @@ HEADER: Final = struct.Struct("=14xHI76xI")
 """Of the index: page size, frames in the log, frames that are also in the database."""
 MARK: Final = struct.Struct("=II56xI28xI")
 """Of the index, from byte 32: salts of the log, frames that are in the database, frames that are being moved there."""
+READERS: Final = struct.Struct("=4I")
+"""Of the index, from byte 104: up to which frame of the log each reader looks; READ locks the byte of the first of them."""
+READ: Final = 124
 START: Final = 128 * 2**10
 """Bytes at the start of the database, in which any two states of a bus differ: they contain the roots of all tables, and the
 meta table, with the number of the last message, is one page."""
@@ -183,6 +186,13 @@ class Place:
 
     def _look(self) -> _Index:
         return _Index._make(HEADER.unpack(os.pread(self._shared, HEADER.size, 0).ljust(HEADER.size, b"\0")))
+
+    def behind(self) -> set[int]:
+        """Ids of processes that read an old state of the database, so that the log cannot start over."""
+        last = self._look().frames
+        marks = READERS.unpack(os.pread(self._shared, READERS.size, 104).ljust(READERS.size, b"\0"))
+        pids = {holder(self._shared, (READ + slot, 1)) for slot, mark in enumerate(marks) if mark < last}
+        return {pid for pid in pids if pid is not None and pid > 0}
 
     # --- leaving -------------------------------------------------------------------------------------------------------
 

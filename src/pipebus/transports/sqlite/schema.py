@@ -67,7 +67,53 @@ CREATE INDEX seen_until ON seen (until);
 INSERT INTO meta VALUES ('seq', 0), ('subscriptions', 0);
 """
 
-STEPS: Final[tuple[str, ...]] = (TABLES,)
+KEYS: Final = """
+-- Of deliveries of a subscription with equal keys, one is at the head; the others are parked until it has ended.
+CREATE TABLE head (sub INTEGER, key TEXT, seq INTEGER NOT NULL, PRIMARY KEY (sub, key)) WITHOUT ROWID;
+CREATE TABLE parked (
+    sub INTEGER, key TEXT, seq INTEGER, takings INTEGER NOT NULL, suspect INTEGER NOT NULL, PRIMARY KEY (sub, key, seq)
+) WITHOUT ROWID;
+CREATE INDEX parked_of ON parked (sub, seq);
+
+-- Without defaults for their last columns, so that a process of an older pipebus, which slept while the file was brought up to
+-- date, can neither publish nor become an owner again.
+ALTER TABLE ready RENAME TO ready_1;
+CREATE TABLE ready (
+    sub INTEGER, seq INTEGER, takings INTEGER NOT NULL, key TEXT, suspect INTEGER NOT NULL, PRIMARY KEY (sub, seq)
+) WITHOUT ROWID;
+DROP TABLE owner;
+CREATE TABLE owner (
+    owner INTEGER PRIMARY KEY AUTOINCREMENT, boot TEXT NOT NULL, space TEXT NOT NULL, pid INTEGER NOT NULL,
+    born TEXT NOT NULL, until REAL NOT NULL, version INTEGER NOT NULL
+);
+
+DELETE FROM ready_1 WHERE sub IN (SELECT sub FROM subscription WHERE owner IS NOT NULL);
+DELETE FROM later WHERE sub IN (SELECT sub FROM subscription WHERE owner IS NOT NULL);
+DELETE FROM claimed WHERE sub IN (SELECT sub FROM subscription WHERE owner IS NOT NULL);
+DELETE FROM dropped WHERE sub IN (SELECT sub FROM subscription WHERE owner IS NOT NULL);
+DELETE FROM subscription WHERE owner IS NOT NULL;
+INSERT INTO ready_1 SELECT sub, seq, takings + 1, key, 1 FROM claimed;
+DELETE FROM claimed;
+INSERT OR IGNORE INTO head SELECT sub, key, seq FROM later WHERE takings > 0 AND key IS NOT NULL ORDER BY seq;
+INSERT OR IGNORE INTO head SELECT sub, key, min(seq) FROM ready_1 WHERE key IS NOT NULL GROUP BY sub, key;
+INSERT INTO parked SELECT r.sub, r.key, r.seq, r.takings, r.suspect FROM ready_1 r
+    JOIN head h ON h.sub = r.sub AND h.key = r.key WHERE h.seq <> r.seq;
+INSERT INTO ready SELECT * FROM ready_1 r
+    WHERE NOT EXISTS (SELECT 1 FROM parked p WHERE p.sub = r.sub AND p.key = r.key AND p.seq = r.seq);
+DROP TABLE ready_1;
+DROP INDEX later_taken;
+
+-- `filling`: number of the last message that was given to a subscription that began with older ones; NULL: it has them all.
+ALTER TABLE subscription ADD COLUMN filling INTEGER;
+-- Messages that the sweep has passed, and of which a delivery has ended since.
+CREATE TABLE loose (seq INTEGER PRIMARY KEY);
+-- The last slot of each schedule that all processes share, in seconds of the calendar.
+CREATE TABLE schedule (name TEXT PRIMARY KEY, slot REAL NOT NULL, spec TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+INSERT INTO meta SELECT 'letters', count(*) FROM dead;
+INSERT INTO meta VALUES ('swept', 0);
+"""
+
+STEPS: Final[tuple[str, ...]] = (TABLES, KEYS)
 """Step N makes version N + 1 out of version N. To change the tables, add a step; never change one."""
 NAMES: Final = frozenset(re.findall(r"(?m)^CREATE \w+ (\w+)", "".join(STEPS)))
 """Of the tables and indexes."""

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from pipebus.errors import TransportError
 from pipebus.message.patterns import Pattern
+from pipebus.transports.sql import statements as sql
 from pipebus.transports.sqlite import connections, glance
 from pipebus.transports.sqlite.descriptors import Identity, identity, stat
 from pipebus.transports.sqlite.remedies import said
@@ -47,7 +48,7 @@ class Follower:
         try:
             self._connection = connections.connect(path, glance.WAIT, "ro")
             # If nobody else has the file open, the first query makes the log, whose identity is needed below.
-            [(last,)] = self._connection.execute("SELECT value FROM meta WHERE name = 'seq'")
+            [(last,)] = self._connection.execute(sql.META, ("seq",))
             self._seq = 0 if all else int(last)
             self._file = self._identity()
         except sqlite3.Error as error:
@@ -88,10 +89,7 @@ class Follower:
                 go_on = pause(EVERY)
 
     def _next(self) -> list[Kept]:
-        rows = self._connection.execute(
-            "SELECT seq, id, subject, data FROM message WHERE seq > ? AND replayed IS NULL ORDER BY seq LIMIT ?",
-            (self._seq, MANY),
-        )
+        rows = self._connection.execute(sql.FOLLOW, (self._seq, MANY))
         return [Kept(*row) for row in rows.fetchall()]
 
     def _identity(self) -> list[Identity | None]:

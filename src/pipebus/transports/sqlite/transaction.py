@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 from pipebus.errors import LifecycleError, TransportError
 from pipebus.message.outcomes import Receipt
-from pipebus.transports.sqlite import deliveries, publishing
+from pipebus.transports.sql import deliveries, publishing
+from pipebus.transports.sql.records import Claim, Outgoing, Settlement
+from pipebus.transports.sql.store import Store
 from pipebus.transports.sqlite.place import _NotKept
-from pipebus.transports.sqlite.records import Claim, Outgoing, Settlement
 from pipebus.transports.sqlite.remedies import said
-from pipebus.transports.sqlite.store import Store
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.file import OpenFile

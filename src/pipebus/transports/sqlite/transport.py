@@ -20,15 +20,16 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
 from pipebus.transports.base import Binding, Capabilities, Finding, Kept, Surroundings, Transport, Verdict
-from pipebus.transports.sqlite import backup, glance, health, retention, subscriptions, transaction
-from pipebus.transports.sqlite.bound import Bound
+from pipebus.transports.sql import retention, subscriptions
+from pipebus.transports.sql.bound import Bound
+from pipebus.transports.sql.records import Outgoing, Settlement
+from pipebus.transports.sql.store import Store
+from pipebus.transports.sqlite import backup, glance, health, transaction
 from pipebus.transports.sqlite.commits import Job
 from pipebus.transports.sqlite.file import OpenFile
 from pipebus.transports.sqlite.keeper import Keeper
 from pipebus.transports.sqlite.letters import StoredLetters
 from pipebus.transports.sqlite.options import Options
-from pipebus.transports.sqlite.records import Outgoing, Settlement
-from pipebus.transports.sqlite.store import Store
 
 LARGEST: Final = 64 * 2**20
 """Bytes of one message. SQLite would take more, but larger data belong in a file of their own, with its name in the message."""
@@ -175,8 +176,10 @@ class SqliteTransport(Transport):
         bound = Bound(binding)
 
         def subscribe(store: Store) -> int:
-            bound.seen = int(store.meta("seq"))
-            return subscriptions.subscribe(store, bound.name, bound.patterns, binding.start, bound.owner(keeper.owner))
+            owner = bound.owner(keeper.owner)
+            sub = subscriptions.subscribe(store, bound.name, bound.patterns, binding.start, owner)
+            bound.seen = subscriptions.position(store, sub)
+            return sub
 
         bound.sub = self.file.call(subscribe)
         keeper.add(bound)

@@ -34,8 +34,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from pipebus.errors import BusClosed
+from pipebus.transports.sql.records import Outgoing, Settlement
 from pipebus.transports.sqlite.commits import Commits, Job, Task
-from pipebus.transports.sqlite.records import Outgoing, Settlement
 from pipebus.waiting.locks import Locks, free, interrupted
 
 BATCH: Final = 2000

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from pipebus.transports.sqlite import deliveries, owners, subscriptions
-from pipebus.transports.sqlite.bound import Bound
-from pipebus.transports.sqlite.records import Claim
-from pipebus.transports.sqlite.store import Store
+from pipebus.transports.sql import deliveries, owners, subscriptions
+from pipebus.transports.sql.bound import Bindings, Bound
+from pipebus.transports.sql.records import Claim, Life
+from pipebus.transports.sql.store import Store
 
-if TYPE_CHECKING:
-    from pipebus.transports.sqlite.keeper import Keeper
+
+class Serving(Protocol):
+    """
+    What a round needs of its keeper, and changes in it.
+
+    Args:
+        owner: Its number as an owner.
+        renewed: When its lease was renewed, in the store's time.
+    """
+
+    owner: int
+    renewed: float
+    life: Life
+    bindings: Bindings
+
+    @property
+    def generation(self) -> int: ...
+    @property
+    def lease(self) -> float: ...
+    def until(self) -> float: ...
+    def lost_lease(self, owner: int) -> None: ...
+    def move(self, bound: Bound, sub: int) -> None: ...
 
 
 class Round:
@@ -26,13 +46,14 @@ class Round:
     """
 
     def __init__(
-        self, keeper: Keeper, tasks: list[Callable[[Store], object]], wanted: list[tuple[Bound, int]], looks: bool
+        self, keeper: Serving, tasks: list[Callable[[Store], object]], wanted: list[tuple[Bound, int]], looks: bool
     ) -> None:
         self.keeper = keeper
         self.tasks = tasks
         self.wanted = wanted
         self._looks = looks
-        self._generation = keeper.file.generation  # the tasks may contain numbers of this generation
+        self._generation = keeper.generation  # the tasks may contain numbers of this generation
+        self.filled = False  # a subscription was given older messages, and there are more
         self.claimed: list[tuple[Bound, list[Claim], list[bytes]]] = []
         self._adopted: list[tuple[Claim, int, int]] = []  # with the owner and `takings` that they had
         self._moved: list[tuple[Bound, int]] = []  # with the new number
@@ -42,7 +63,7 @@ class Round:
     def __call__(self, store: Store) -> None:
         self.undo()
         keeper = self.keeper
-        lease = keeper.file.options.lease
+        lease = keeper.lease
         if store.generation != self._generation:
             self._owner, self._until = keeper.owner, keeper.renewed + lease
             return
@@ -73,13 +94,17 @@ class Round:
                 again = (bound.sub, bound.name, bound.patterns, bound.owner(owner), bound.seen, set(bound.recent))
                 self._moved.append((bound, subscriptions.subscribe_again(store, *again)))
             else:
-                bound.seen = int(store.meta("seq"))
+                bound.seen = subscriptions.position(store, bound.sub)
                 bound.recent.clear()
 
     def _claim(self, store: Store, owner: int) -> None:
         careful = any(bound.suspects for bound in self.keeper.bindings)
         for bound, count in self.wanted:
-            found = deliveries.claim(store, bound.sub, owner, count, careful if bound.binding.handled else None)
+            way = careful if bound.binding.handled else None
+            found = deliveries.claim(store, bound.sub, owner, count, way)
+            if not found:
+                self.filled = subscriptions.fill(store, bound.sub) or self.filled
+                found = deliveries.claim(store, bound.sub, owner, count, way)
             claims = [Claim(bound, store.generation, bound.sub, owner, one) for one in found]
             self.claimed.append((bound, claims, [one.data for one in found]))
             bound.out.update(dict.fromkeys(claims))  # before the commit: a drain must see them here or in the file
@@ -103,4 +128,4 @@ class Round:
             keeper.lost_lease(self._owner)
         for bound, sub in self._moved:
             keeper.move(bound, sub)
-        keeper.renewed = self._until - keeper.file.options.lease
+        keeper.renewed = self._until - keeper.lease

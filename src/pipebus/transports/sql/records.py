@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from pipebus.outcomes.dead_letters import DeadLetter
 from pipebus.transports.base import Verdict
-from pipebus.transports.sqlite.boot import Life
 
 
 class Outgoing(NamedTuple):
@@ -25,6 +24,7 @@ class Found(NamedTuple):
 
     seq: int
     takings: int
+    key: str | None
     suspect: bool
     replayed: bool
     data: bytes
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 class Claim:
     """One delivery that this process holds: the token that the bus gives back when it settles it."""
 
-    __slots__ = ("binding", "generation", "owner", "refused", "replayed", "seq", "since", "sub", "suspect", "takings")
+    __slots__ = ("binding", "generation", "key", "owner", "refused", "replayed", "seq", "since", "sub", "suspect", "takings")
 
     def __init__(self, binding: Any, generation: int, sub: int, owner: int, found: Found) -> None:
         self.binding = binding
@@ -43,6 +43,7 @@ class Claim:
         self.owner = owner
         self.seq = found.seq
         self.takings = found.takings
+        self.key = found.key
         self.suspect = found.suspect
         self.since = time.monotonic()
         self.replayed = found.replayed
@@ -62,8 +63,17 @@ class Settlement(NamedTuple):
     why: str | DeadLetter
 
 
+class Life(NamedTuple):
+    """What another process needs to determine whether this one is alive."""
+
+    boot: str
+    space: str  # the namespace of process ids: in another one the same pid is another process
+    pid: int
+    born: str  # a pid is reused after its process has ended
+
+
 class Owner(NamedTuple):
-    """One start of a transport; `until`: when its lease ends, in the file's time."""
+    """One start of a transport; `until`: when its lease ends, in the store's time."""
 
     owner: int
     life: Life

@@ -1,16 +1,6 @@
 """
-One connection, with what all statements need: the file's own values, its time, the limits that the URL sets, and which
+One connection, with what all rules need: the file's own values, its time, the limits that the URL sets, and which
 subscriptions a message reaches.
-
-The statements themselves are functions of a store, one module for each subject, and each runs inside its caller's transaction:
-
-    publishing.py      storing messages                 owners.py       who is alive, and what a dead process leaves
-    subscriptions.py   who gets what                    dead.py         dead letters
-    deliveries.py      taking and ending deliveries     retention.py    what is kept for a time
-
-A delivery is a row in `ready`, `later` or `claimed`, and each settlement moves or deletes that row. So nothing is counted
-twice, and the rows say what a killed process has left undone. A row in `claimed` names its owner and how often the message was
-taken before. A settlement must name the same two (the fencing token), so a process that has lost a delivery cannot settle it.
 """
 
 from __future__ import annotations
@@ -23,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from pipebus.message.patterns import Pattern, PatternTree
+from pipebus.transports.sql import statements as sql
 
 REPLY: Final = "_reply."
 """How the subjects of replies begin; see publishing/replies.py."""
@@ -39,7 +30,8 @@ class Directory:
         self.version: Any = None
         self._tree: PatternTree[int] = PatternTree()
         self._replies: PatternTree[int] = PatternTree()  # replies reach no other subscriptions
-        self._reach: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._reach: OrderedDict[str, tuple[tuple[int, ...], int]] = OrderedDict()
+        self._filling: set[int] = set()
 
     def refresh(self, version: Any, execute: Callable[[str], Any]) -> None:
         """
@@ -53,17 +45,24 @@ class Directory:
             return
         tree: PatternTree[int] = PatternTree()
         replies: PatternTree[int] = PatternTree()
-        for sub, patterns in execute("SELECT sub, patterns FROM subscription ORDER BY sub"):
+        self._filling = set()
+        for sub, patterns, filling in execute(sql.PATTERNS):
+            if filling is not None:
+                self._filling.add(sub)
             for pattern in json.loads(patterns):
                 (replies if pattern.startswith(REPLY) else tree).add(Pattern(pattern), sub)
         self._tree, self._replies, self._reach, self.version = tree, replies, OrderedDict(), version
 
-    def subscriptions(self, subject: str) -> tuple[int, ...]:
-        """Numbers of the subscriptions that a subject reaches."""
+    def subscriptions(self, subject: str) -> tuple[tuple[int, ...], int]:
+        """
+        Numbers of the subscriptions that get a message of this subject now; and how many it reaches. A subscription that is
+        still being given older messages gets this one in its turn, see `subscriptions.fill`.
+        """
         found = self._reach.get(subject)
         if found is None:
             tree = self._replies if subject.startswith(REPLY) else self._tree
-            found = tuple(dict.fromkeys(tree.match(subject)))
+            reached = dict.fromkeys(tree.match(subject))
+            found = tuple(sub for sub in reached if sub not in self._filling), len(reached)
             if len(self._reach) >= SUBJECTS:
                 self._reach.popitem(last=False)
             self._reach[subject] = found
@@ -73,7 +72,7 @@ class Directory:
 class Store:
     """
     Args:
-        now: The file's time, in seconds; see boot.py.
+        now: The store's time, in seconds.
         window: Seconds for which an id is known.
         retention: Seconds for which messages are kept that nobody waits for.
         letters: Most dead letters.
@@ -94,19 +93,18 @@ class Store:
         self.letters = letters
         self.generation = generation
         self.touched: set[int] = set()  # subscriptions that now have something to claim
-        self.swept = 0  # the last message that `retention.sweep` has looked at
 
     def meta(self, name: str) -> Any:
-        row = self.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        row = self.execute(sql.META, (name,)).fetchone()
         return row[0] if row is not None else None
 
     def set_meta(self, name: str, value: Any) -> None:
-        self.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value))
+        self.execute(sql.SET_META, (name, value))
 
     def take_numbers(self, count: int) -> int:
         """The first of `count` new numbers. None is given twice: their order is the order of publishing."""
         first = int(self.meta("seq")) + 1
-        self.execute("UPDATE meta SET value = ? WHERE name = 'seq'", (first + count - 1,))
+        self.execute(sql.ADD_META, (count, "seq"))
         return first
 
     def roll_back(self) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pipebus.message.outcomes import Receipt
-from pipebus.transports.sqlite.records import Outgoing
-from pipebus.transports.sqlite.store import Store
+from pipebus.transports.sql import statements as sql
+from pipebus.transports.sql.keys import Waiting, line_up
+from pipebus.transports.sql.records import Outgoing
+from pipebus.transports.sql.store import Store
 
 CHUNK: Final = 500
 """Parameters in one statement."""
@@ -21,48 +23,44 @@ def publish(store: Store, outgoing: Sequence[Outgoing]) -> list[Receipt]:
     store.directory.refresh(store.meta("subscriptions"), store.execute)
     now = store.now()
     known = _known(store, {one.id for one in outgoing}, now - store.window) if store.window > 0 else set()
-    reach = store.directory.subscriptions
+    directory = store.directory
     receipts: list[Receipt] = []
     messages: list[tuple[Any, ...]] = []
-    ready: list[tuple[int, int, str | None]] = []
-    later: list[tuple[float, int, int, str | None]] = []
+    waiting: list[Waiting] = []
+    later: list[tuple[float, int, int, int, str | None]] = []
     seq = store.take_numbers(len(outgoing))
     gained: Counter[int] = Counter()
     subs: tuple[int, ...] = ()
+    keyed = False
     for id, subject, key, data, delay in outgoing:
-        subs = reach(subject)
+        subs, reached = directory.subscriptions(subject)
         if id in known:
-            receipts.append(Receipt(len(subs), duplicate=True))
+            receipts.append(Receipt(reached, duplicate=True))
             continue
         if store.window > 0:
             known.add(id)
         messages.append((seq, id, subject, key, now, data, now + delay if delay > 0 else 0.0))
-        for sub in subs:
-            if delay > 0:
-                later.append((now + delay, sub, seq, key))
-            else:
-                ready.append((sub, seq, key))
-        gained.update(subs)
-        receipts.append(_RECEIPTS[len(subs)] if len(subs) < len(_RECEIPTS) else Receipt(len(subs)))
-        seq += 1
-    store.many("INSERT INTO message (seq, id, subject, key, stored, data, due) VALUES (?, ?, ?, ?, ?, ?, ?)", messages)
-    if ready:
-        # One statement for each subscription is faster, and right if every message goes to the same ones.
-        if len(ready) == len(messages) * len(subs) and all(sub in subs for sub in gained):
-            for sub in subs:
-                store.execute(
-                    "INSERT INTO ready (sub, seq, takings, key) SELECT ?, seq, 0, key FROM message WHERE seq BETWEEN ? AND ?",
-                    (sub, messages[0][0], messages[-1][0]),
-                )
+        keyed = keyed or key is not None
+        if delay > 0:
+            later += [(now + delay, sub, seq, 0, key) for sub in subs]
         else:
-            store.many("INSERT INTO ready (sub, seq, takings, key) VALUES (?, ?, 0, ?)", ready)
-        store.touched.update(gained)
+            waiting += [Waiting(sub, seq, 0, key) for sub in subs]
+        gained.update(subs)
+        receipts.append(_RECEIPTS[reached] if reached < len(_RECEIPTS) else Receipt(reached))
+        seq += 1
+    store.many(sql.INSERT_MESSAGE, messages)
+    if waiting:
+        # One statement for each subscription is faster, and right if every message goes to the same ones.
+        if not keyed and len(waiting) == len(messages) * len(subs) and all(sub in subs for sub in gained):
+            for sub in subs:
+                store.execute(sql.DELIVER_RANGE, (sub, messages[0][0], messages[-1][0]))
+            store.touched.update(gained)
+        else:
+            line_up(store, waiting)
     if later:
-        store.many("INSERT INTO later VALUES (?, ?, ?, 0, ?)", later)
+        store.many(sql.POSTPONE, later)
     if gained:
-        store.many(
-            "UPDATE subscription SET accepted = accepted + ? WHERE sub = ?", [(count, sub) for sub, count in gained.items()]
-        )
+        store.many(sql.ACCEPT, [(count, sub) for sub, count in gained.items()])
     return receipts
 
 
@@ -72,7 +70,5 @@ def _known(store: Store, ids: Iterable[str], since: float) -> set[str]:
     left = list(ids)
     while left:
         some, left = left[:CHUNK], left[CHUNK:]
-        marks = ",".join("?" * len(some))
-        rows = store.execute(f"SELECT id FROM message WHERE id IN ({marks}) AND stored > ?", (*some, since))
-        found.update(id for (id,) in rows)
+        found.update(id for (id,) in store.execute(sql.KNOWN_IDS.format(marks=",".join("?" * len(some))), (*some, since)))
     return found

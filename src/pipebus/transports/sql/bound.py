@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pipebus.transports.base import Binding
-from pipebus.transports.sqlite.records import Claim
+from pipebus.transports.sql.records import Claim
 from pipebus.transports.window import Window
 
 CLEARED: Final = 5.0
@@ -24,7 +24,7 @@ class Bound:
         self.binding = binding
         self.name = binding.name
         self.patterns = [pattern.text for pattern in binding.patterns]
-        self.sub = 0  # its number in the file
+        self.sub = 0  # its number in the store
         self.seen = 0  # number of the last message when its row was last seen
         self.recent: set[int] = set()  # what was claimed since then
         self.out: dict[Claim, None] = {}  # changed in single steps, so without a lock
