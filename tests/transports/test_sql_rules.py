@@ -51,7 +51,7 @@ class File:
         return subscriptions.subscribe(self.store, name, [pattern], start, None)
 
     def publish(self, count: int, key: Callable[[int], str | None] = lambda number: None) -> None:
-        first = int(self.store.meta("seq"))
+        first = self.store.last()
         for low in range(first, first + count, 1000):
             numbers = range(low, min(low + 1000, first + count))
             publishing.publish(self.store, [Outgoing(f"m{n}", "a", key(n), b"x" * 200, 0.0) for n in numbers])
@@ -185,7 +185,7 @@ def test_one_message_of_a_key_is_out_at_a_time(file: File, seed: int) -> None:
             done.setdefault(claim.key, []).append(claim.seq)
         file.settle(claims)
         out.clear()
-    assert sorted(seq for seqs in done.values() for seq in seqs) == list(range(1, file.store.meta("seq") + 1))
+    assert sorted(seq for seqs in done.values() for seq in seqs) == list(range(1, file.store.last() + 1))
     assert all(seqs == sorted(seqs) for key, seqs in done.items() if key is not None)
     assert [file.count(table) for table in ("ready", "parked", "later", "claimed", "head")] == [0] * 5
 
@@ -237,7 +237,7 @@ def test_a_message_goes_when_the_last_of_its_deliveries_has_ended(file: File) ->
 
 def test_a_file_gives_back_what_it_no_longer_needs(file: File, tmp_path: Path) -> None:
     file.publish(MANY * 2)
-    size = file.store.meta("seq") * 200
+    size = file.store.last() * 200
     file.settle(file.claim(MANY * 2))
     file.time += 100.0
     swept(file)
@@ -285,7 +285,7 @@ def test_older_messages_come_in_steps_and_newer_ones_after_them(file: File) -> N
             file.publish(100)
         seqs += [claim.seq for claim in file.claim(1000, late)]
     assert seqs == list(range(1, 5301))
-    assert subscriptions.position(file.store, late) == file.store.meta("seq") == 5300
+    assert subscriptions.position(file.store, late) == file.store.last() == 5300
     file.publish(1)
     assert [claim.seq for claim in file.claim(9, late)] == [5301]
 

@@ -55,7 +55,7 @@ def check_file(store: SqliteTransport, *, new: bool = False) -> bool:
     if new and (not os.path.exists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0)):
         return True
     try:
-        look_into(path).close()
+        look_into(path, older=True).close()
     except TransportError as error:
         raise CommandError(str(error)) from None
     return False

@@ -41,7 +41,7 @@ def revive(store: Store, letter: str) -> str | None:
     sub, name, data = row
     if not store.execute(sql.SUBSCRIPTION_NAME, (sub,)).fetchone():
         return f"its subscription {name} is gone"
-    seq = store.take_numbers(1)
+    seq = store.last() + 1
     wire = _attributes(data)
     key = wire.get("partitionkey")
     store.execute(sql.INSERT_REPLAYED, (seq, wire.get("id", letter), wire.get("type", ""), key, store.now(), data, letter))

@@ -28,7 +28,7 @@ def publish(store: Store, outgoing: Sequence[Outgoing]) -> list[Receipt]:
     messages: list[tuple[Any, ...]] = []
     waiting: list[Waiting] = []
     later: list[tuple[float, int, int, int, str | None]] = []
-    seq = store.take_numbers(len(outgoing))
+    seq = store.last() + 1
     gained: Counter[int] = Counter()
     subs: tuple[int, ...] = ()
     keyed = False

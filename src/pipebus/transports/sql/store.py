@@ -101,11 +101,12 @@ class Store:
     def set_meta(self, name: str, value: Any) -> None:
         self.execute(sql.SET_META, (name, value))
 
-    def take_numbers(self, count: int) -> int:
-        """The first of `count` new numbers. None is given twice: their order is the order of publishing."""
-        first = int(self.meta("seq")) + 1
-        self.execute(sql.ADD_META, (count, "seq"))
-        return first
+    def last(self) -> int:
+        """
+        Number of the last message. The next ones follow, so their order is that of publishing. No number is given twice, since
+        only the sweep deletes messages, and none that it has not passed.
+        """
+        return int(self.execute(sql.LAST).fetchone()[0])
 
     def roll_back(self) -> None:
         """Undo the open transaction, if there is one; SQLite may have ended it already."""

@@ -73,7 +73,7 @@ def fill(store: Store, sub: int) -> bool:
 def position(store: Store, sub: int) -> int:
     """Number of the last message of which this subscription has its delivery, if it gets one."""
     row = store.execute(sql.FILLING, (sub,)).fetchone()
-    return int(store.meta("seq")) if row is None or row[0] is None else int(row[0])
+    return store.last() if row is None or row[0] is None else int(row[0])
 
 
 def subscribe_again(

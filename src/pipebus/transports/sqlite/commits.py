@@ -156,7 +156,7 @@ class Commits:
                     outgoing.append(job)
                 elif job.what is None:
                     if full and self._unsynced:  # a flush: without a write there would be nothing to sync
-                        execute(sql.ADD_META, (0, "seq"))
+                        execute(sql.ADD_META, (0, "swept"))
                 elif not isinstance(job.what, Settlement):
                     job.result = job.what(store)
             if outgoing:

@@ -136,6 +136,12 @@ def _contents(path: str) -> Iterator[Finding]:
         else:
             yield Finding("ok", "version", str(version))
         yield _journal(connection, path)
+        if connection.execute("PRAGMA auto_vacuum").fetchone()[0] != connections.INCREMENTAL:
+            yield Finding(
+                "hint", "space",
+                "an older pipebus made this file, which never shrinks; while no bus runs, "
+                f"sqlite3 {path} 'PRAGMA auto_vacuum = {connections.INCREMENTAL}; VACUUM' lets it",
+            )  # fmt: skip
         yield _integrity(connection, path)
         if version == newest:
             yield from _users(connection)

@@ -220,7 +220,7 @@ class Keeper:
         tasks = self._duties(now)
         wanted = [] if self.stopping else self._wanted(now)
         if not tasks and not wanted:
-            if self.writer.idle:
+            if not self.writer.forsaken:
                 return False
             self.writer.call(None, sync=False)
             self._after()

@@ -110,7 +110,8 @@ CREATE TABLE loose (seq INTEGER PRIMARY KEY);
 -- The last slot of each schedule that all processes share, in seconds of the calendar.
 CREATE TABLE schedule (name TEXT PRIMARY KEY, slot REAL NOT NULL, spec TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 INSERT INTO meta SELECT 'letters', count(*) FROM dead;
-INSERT INTO meta VALUES ('swept', 0);
+INSERT INTO meta SELECT 'swept', coalesce((SELECT min(seq) - 1 FROM message), value) FROM meta WHERE name = 'seq';
+DELETE FROM meta WHERE name = 'seq';
 """
 
 STEPS: Final[tuple[str, ...]] = (TABLES, KEYS)

@@ -48,7 +48,7 @@ class Follower:
         try:
             self._connection = connections.connect(path, glance.WAIT, "ro")
             # If nobody else has the file open, the first query makes the log, whose identity is needed below.
-            [(last,)] = self._connection.execute(sql.META, ("seq",))
+            [(last,)] = self._connection.execute(sql.LAST)
             self._seq = 0 if all else int(last)
             self._file = self._identity()
         except sqlite3.Error as error:

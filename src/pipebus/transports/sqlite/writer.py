@@ -152,6 +152,12 @@ class Writer:
         with self._lock:
             return not self._line and not self._leading
 
+    @property
+    def forsaken(self) -> bool:
+        """Something is in line, and nobody leads. Only then the keeper should: otherwise it takes turns with those who wait."""
+        with self._lock:
+            return bool(self._line) and not self._leading
+
     def _lead(self, own: Job) -> None:
         """Write one batch, then hand the lead on. The leader's own job is in the batch, however long the line is."""
         batch: list[Job] = []
