@@ -176,6 +176,8 @@ class Keeper:
         pause = 0.0
         while not (self.stopping and self.writer.idle):
             try:
+                if not pause and self.writer.forsaken:
+                    self.writer.call(None, sync=False)  # a thread waits for this
                 busy = self._round()
                 pause = 0.0
             except Exception as error:
