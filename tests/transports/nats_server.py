@@ -227,6 +227,7 @@ class Proxy:
         self.latency = 0.0  # seconds for each piece, each way
         self.silent = False  # nothing is passed on, and neither side learns of it
         self.cut_after: int | None = None  # bytes to the server until the connection is cut
+        self.swallow: bytes | None = None  # the next piece from the server that contains this is lost
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -258,6 +259,9 @@ class Proxy:
                     time.sleep(self.latency)
                 deaf = deaf or self.silent
                 if deaf:
+                    continue
+                if not up and self.swallow is not None and self.swallow in piece:
+                    self.swallow = None
                     continue
                 if up and self.cut_after is not None:
                     piece = piece[: self.cut_after]

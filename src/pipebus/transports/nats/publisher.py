@@ -2,7 +2,8 @@
 Publishing on the link's loop: each message goes out at once, and many are on their way while the server confirms them.
 
 A message carries its id, by which the server recognises a second copy. So what was on its way when the connection was lost is
-sent again on the next one. Its caller learns that the server has it; or, after `publish_timeout`, that this is unknown.
+sent again on the next one. So is, on this one, what stays without an answer: in a cluster, the server that led the stream may
+have been lost with it. Its caller learns that the server has it; or, after `publish_timeout`, that this is unknown.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ AGAIN: Final = 0.01
 """Seconds until what the server was too busy for is sent again, at the latest."""
 ELECTION: Final = 0.1
 """The same while no server of a cluster leads the stream, which lasts some seconds after the leader was lost."""
+SILENCE: Final = 2.0
+"""Seconds without an answer until a message is sent again. It doubles each time: a slow server is not buried in copies."""
 
 
 class Outgoing:
@@ -51,7 +54,9 @@ class Outgoing:
         done: Called on the loop with (number in the stream, known before), or the error.
     """
 
-    __slots__ = ("again", "data", "done", "doubtful", "headers", "id", "refusal", "sent", "subject", "until")
+    __slots__ = (
+        "again", "data", "done", "doubtful", "due", "first", "headers", "id", "refusal", "sent", "silence", "subject", "until",
+    )  # fmt: skip
 
     def __init__(
         self, id: str, subject: str, data: bytes, headers: dict[str, str], until: float,
@@ -59,6 +64,8 @@ class Outgoing:
     ) -> None:  # fmt: skip
         self.id, self.subject, self.data, self.headers, self.until, self.done = id, subject, data, headers, until, done
         self.sent = False
+        self.first = self.due = 0.0  # when it was sent first, and when it is sent again if nobody answers
+        self.silence = SILENCE
         self.refusal = "too much waits to be stored; publish fewer at once"  # the reason, if it is refused until it is too late
         self.again = False  # sent a second time, so it proves nothing that the server has it already
         self.doubtful = False  # it may be kept
@@ -78,6 +85,7 @@ class Publisher:
         self._held: list[int] = []  # the others, as a heap: they wait until fewer are on their way
         self._window = WINDOW
         self._waits = False  # a timer runs until what was refused is sent again
+        self._looked = 0.0  # when messages without an answer were looked for last
         self._inbox = ""
         self._cut = 0
         self.most = 2**20  # bytes of a message that the server takes, with its headers
@@ -92,6 +100,20 @@ class Publisher:
         for _, one in again:
             one.sent, one.again, one.doubtful = False, True, True
         self.link.say_first([self._frame(token, one) for token, one in again])
+
+    def _send_again(self, now: float) -> None:
+        """
+        Send copies of what nobody has answered, the oldest first, while the server recognises them. What has no id (a note) is
+        sent once: a later one may have taken its place.
+        """
+        window = self.link.options.window
+        for token in sorted(self._flying, key=int):
+            one = self._waiting[token]
+            if one.sent and one.due <= now < one.first + window and wire.ID in one.headers:
+                one.again = one.doubtful = True
+                one.silence *= 2
+                one.due = now + one.silence
+                self.link.say(self._frame(token, one))
 
     def send(self, one: Outgoing) -> None:
         """On the loop."""
@@ -139,7 +161,8 @@ class Publisher:
         def frame() -> Frame | None:
             if token not in self._waiting:  # given up
                 return None
-            one.sent = True
+            now = time.monotonic()
+            one.sent, one.first, one.due = True, one.first or now, now + one.silence
             return one.subject, one.data, self._inbox + token, one.headers
 
         return frame
@@ -187,7 +210,7 @@ class Publisher:
         return number, bool(found.get("duplicate")) and not one.again
 
     def look(self) -> None:
-        """Give up on messages that have waited for too long. On the loop, from time to time."""
+        """Give up on messages that have waited for too long, and send others again. On the loop, from time to time."""
         now = time.monotonic()
         late = []
         for token, one in self._waiting.items():
@@ -198,6 +221,9 @@ class Publisher:
             given_up = self._landed(token)
             if given_up is not None:
                 given_up.done(self._late(given_up))
+        if self.link.client is not None and now > self._looked + SILENCE / 4:
+            self._looked = now
+            self._send_again(now)
 
     def end(self) -> None:
         """The connection will not come back."""
