@@ -19,6 +19,7 @@ SMOKE = {
     "test_acknowledged_does_not_come_again",
     "test_a_delivery_is_settled_exactly_once",
     "test_order_is_kept_during_a_retry",
+    "test_keys_are_exclusive_in_the_group",
     "test_failing_handler_makes_a_dead_letter_after_its_retries",
     "test_replayed_dead_letter_is_unchanged",
     "test_undecodable_is_dead_at_once",

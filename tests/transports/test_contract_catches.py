@@ -288,6 +288,12 @@ class RefusesNothing(KeptTransport):
     capabilities = _Yes(**{**msgspec.structs.asdict(KeptTransport.capabilities), "order": "none"})
 
 
+class PromisesExclusiveKeys(KeptTransport):
+    """It claims to keep keys apart in all processes, and leaves that to each bus."""
+
+    capabilities = msgspec.structs.replace(KeptTransport.capabilities, exclusive_keys=True)
+
+
 # --- acknowledgement ---------------------------------------------------------------------------------------------------
 
 
@@ -618,6 +624,7 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (LastInFirstOut, contract.TestOrder().test_one_worker_keeps_the_order, ()),
     (LastInFirstOut, contract.TestOrder().test_workers_keep_the_order_of_each_key, ()),
     (OneAfterTheOther, contract.TestOrder().test_order_is_kept_during_a_retry, ()),
+    (PromisesExclusiveKeys, contract.TestOrder().test_keys_are_exclusive_in_the_group, ()),
     (ToTheBack, contract.TestOrder().test_order_is_kept_across_a_restart, ()),
     (RefusesNothing, contract.TestOrder().test_order_is_declared, ()),
     (AcknowledgesNothing, contract.TestAcknowledgement().test_acknowledged_does_not_come_again, ()),

@@ -157,8 +157,8 @@ def test_a_server_is_killed_and_comes_back(cluster: NatsCluster, which: str) -> 
 
 def test_publishes_under_way_ride_out_an_election(cluster: NatsCluster) -> None:
     """
-    The leader of the stream is killed, and the publishers are connected to another server: what it had not answered is sent again
-    well within the default timeout. No publisher gets an error, and each message is kept once.
+    The leader of the stream is killed while the publishers are connected to another server. What it had not answered is sent
+    again well within the default timeout, so no publisher gets an error, and each message is kept once.
     """
     stream, count = "ELECTION", 40
     with Bus(url(cluster, stream, "&replicas=3&connect_timeout=10s")) as bus:
@@ -173,17 +173,17 @@ def test_publishes_under_way_ride_out_an_election(cluster: NatsCluster) -> None:
             bus.publish("a", number, id=f"{who}-{number}")
             going.release()
 
-    with Bus(f"{others}?stream={stream}&prefix={stream.lower()}&replicas=3&connect_timeout=10s") as bus:
-        with ThreadPoolExecutor(16) as threads:
-            results = [threads.submit(publish, who) for who in range(16)]
-            for _ in range(100):
-                going.acquire(timeout=PATIENCE)
-            cluster.kill(leader)
-            try:
-                for one in results:
-                    one.result(PATIENCE)
-            finally:
-                cluster.start(leader)
+    place = f"{others}?stream={stream}&prefix={stream.lower()}&replicas=3&connect_timeout=10s"
+    with Bus(place) as bus, ThreadPoolExecutor(16) as threads:
+        results = [threads.submit(publish, who) for who in range(16)]
+        for _ in range(100):
+            assert going.acquire(timeout=PATIENCE)
+        cluster.kill(leader)
+        try:
+            for one in results:
+                one.result(PATIENCE)
+        finally:
+            cluster.start(leader)
     cluster.whole(stream, f"{stream}-DEAD")
     info = cluster.ask(f"STREAM.INFO.{stream}")
     assert info is not None

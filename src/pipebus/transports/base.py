@@ -43,6 +43,8 @@ class Capabilities(msgspec.Struct, frozen=True):
         survives: What an acknowledged publish survives: nothing, process, server_restart, power.
         order: First deliveries keep their order among the messages of a subject, or of a key; or not at all ("none").
         groups: Several processes may share the work of one subscription name.
+        exclusive_keys: Of the messages of a key, a subscription handles one at a time, over all processes that share it; False:
+            within each of them. `order="key"` together with `groups` requires it.
         delay: Messages may be published with a delay.
         dedup_window: Seconds for which a second publish of an id is recognised; 0: never.
         replay: Older messages may be read again (`deliver="all"`).
@@ -57,6 +59,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     survives: Literal["nothing", "process", "server_restart", "power"] = "nothing"
     order: Literal["none", "subject", "key"] = "none"
     groups: bool = False
+    exclusive_keys: bool = False
     delay: bool = False
     dedup_window: float = 0.0
     replay: bool = False
@@ -73,6 +76,8 @@ class Capabilities(msgspec.Struct, frozen=True):
             UnsupportedCapability: the text names every capability that is less than what is wanted.
         """
         problems = []
+        if wanted.get("order") == "key" and wanted.get("groups"):
+            wanted = {"exclusive_keys": True, **wanted}
         for key, value in wanted.items():
             if key not in self.__struct_fields__:
                 known = ", ".join(self.__struct_fields__)

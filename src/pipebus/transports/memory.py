@@ -30,7 +30,7 @@ class MemoryTransport(Transport):
 
     def __init__(self, codec: Codec | None = None) -> None:
         self.codec = codec
-        self.capabilities = Capabilities(order="subject", delay=True, objects=codec is None)
+        self.capabilities = Capabilities(order="subject", exclusive_keys=True, delay=True, objects=codec is None)
 
     @classmethod
     def from_url(cls, url: str) -> MemoryTransport:

@@ -2,6 +2,7 @@
 
 import threading
 from collections import defaultdict
+from contextlib import ExitStack
 
 from pipebus.delivery.delivery import Delivery
 from pipebus.filters.retry import Retry
@@ -89,6 +90,42 @@ class TestOrder:
             bus.publish("a", 1, key="a")
             deliver(stage, bus, 0, key="b")
         assert [one.body for one in seen.messages if one.key == "a"] == [0, 0, 0, 1]
+
+    def test_keys_are_exclusive_in_the_group(self, stage: Stage) -> None:
+        """
+        While one member of a group handles a message of a key, no member begins another one of it; other keys go on, and each
+        key keeps its order. Where only each process keeps keys apart, a bus cannot require more.
+        """
+        if not stage.capabilities.exclusive_keys:
+            assert_refused(stage, exclusive_keys=True)
+            assert_refused(stage, order="key", groups=True)
+            return
+        count, others, overlapping = 10, threading.Event(), list[int]()
+        begun: dict[str, list[int]] = defaultdict(list)
+        done: dict[str, list[int]] = defaultdict(list)
+
+        def handle(message: Message) -> None:
+            key = str(message.key)
+            begun[key].append(message.body)
+            if key == "a" and message.body == 0:
+                assert others.wait(stage.patience), "other keys wait for the one that is held"
+                overlapping.extend(begun["a"][1:])
+            done[key].append(message.body)
+            if len(done["b"]) == count:
+                others.set()
+
+        # Members with little room cannot take everything, so that each of them has messages of each key.
+        members, size = (2, 2) if stage.capabilities.groups else (1, 2 * count)
+        buses = [opened(stage, handle, workers=2, mailbox=size) for _ in range(members)]
+        with ExitStack() as stack:
+            for bus in buses:
+                stack.enter_context(running(stage, bus))
+            for number in range(count):
+                for key in "ab":
+                    buses[number % len(buses)].publish("a", number, key=key)
+            until(stage, lambda: len(done["a"]) == len(done["b"]) == count, "all are handled")
+        assert overlapping == []
+        assert begun == done == {key: list(range(count)) for key in "ab"}
 
     def test_order_is_kept_across_a_restart(self, stage: Stage) -> None:
         """First deliveries keep their order across a restart and a crash."""

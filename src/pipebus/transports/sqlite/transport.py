@@ -50,6 +50,7 @@ class SqliteTransport(Transport):
             survives="power" if options.durability == "power" else "process",
             order="subject",
             groups=True,
+            exclusive_keys=True,
             delay=True,
             dedup_window=options.window,
             replay=True,
