@@ -78,3 +78,13 @@ def place_of(reply: str) -> tuple[int, int, int, float]:
     parts = reply.split(".")
     first = 4 if len(parts) == 9 else 6  # after $JS.ACK, with or without domain and account
     return int(parts[first]), int(parts[first + 1]), int(parts[first + 2]), int(parts[first + 3]) / NANO
+
+
+def reply_of(stream: str, consumer: str, number: int, last: int) -> str:
+    """
+    The reply subject of a delivery that has not come here.
+
+    Args:
+        last: The consumer's last delivery, by its count.
+    """
+    return f"$JS.ACK.{stream}.{consumer}.1.{number}.{last}.0.0"

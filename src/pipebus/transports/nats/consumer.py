@@ -13,7 +13,7 @@ from nats.aio.client import Client
 
 from pipebus.errors import PipebusError
 from pipebus.transports.nats.asking import _Refused
-from pipebus.transports.nats.claim import Claim
+from pipebus.transports.nats.claim import Claim, reply_of
 from pipebus.transports.nats.streams import NO_CONSUMER, NO_STREAM, RESUMED
 
 if TYPE_CHECKING:
@@ -175,6 +175,12 @@ class Consumer:
         self.era += 1
         self.resumed = max(self.resumed, self._puller.highest, *self.progress.settled, 0)
         self._puller.begin_anew(info["delivered"])
+        # A server that makes a consumer just after it has deleted one of the same name may restore what that one has written:
+        # deliveries, without the last acknowledgements. Nobody would say these again until the leases end.
+        stream, name, last = self._puller.stream, self._puller.name, info["delivered"]
+        for number in sorted(self.progress.settled):
+            if number <= last["stream_seq"]:
+                self._transport.link.say((reply_of(stream, name, number, last["consumer_seq"]), b"+ACK", "", None))
         self._warn("consumer.resumed", consumer=self._puller.name, after=self.progress.floor)
 
     def _lose_stream(self) -> None:

@@ -30,7 +30,7 @@ from nats.aio.subscription import Subscription
 from pipebus.errors import PipebusError, TransportError
 from pipebus.transports.base import Binding
 from pipebus.transports.nats.asking import _Refused
-from pipebus.transports.nats.claim import Claim, place_of
+from pipebus.transports.nats.claim import Claim, place_of, reply_of
 from pipebus.transports.nats.consumer import REPLACED, Consumer
 from pipebus.transports.nats.feed import Feed
 from pipebus.transports.nats.link import Frame, Link
@@ -94,9 +94,8 @@ class Puller:
         missing = await self.orphans.missing(client)
         self.verdicts.say_again()
         for number, last in missing:
-            back = f"$JS.ACK.{self.stream}.{self.name}.1.{number}.{last}.0.0"
             # If there are as many as were lost, each of them was on its way, and was not taken.
-            self._give_back(back, number, taken=len(missing) != self.orphans.count)
+            self._give_back(reply_of(self.stream, self.name, number, last), number, taken=len(missing) != self.orphans.count)
         dropped, self._dropped = self._dropped, []
         for claim in dropped:
             self._give_back(claim.reply, claim.number, taken=True)
