@@ -105,7 +105,7 @@ class Consumer:
 
     async def look(self) -> None:
         """Take over its progress, unless nothing has changed and a request is open, whose answer would say that it is gone."""
-        activity = self._puller.moves + self._puller.verdicts.told
+        activity = self._puller.activity
         if self.lost or self._puller.ended or (activity == self._seen and self._puller.requests.open):
             return
         try:

@@ -184,7 +184,7 @@ class StoredLetters(SharedLetters):
                     if oldest is None:
                         break
                     await self._delete(link, oldest)
-                    self._transport.counts_of(oldest.letter.subscription).drop("evicted")
+                    self._transport.counts_of(oldest.letter.subscription).letter_gone("evicted")
                     count -= 1
                 self._room += (self.cap - count) // 2  # since other programs write letters, too
         except PipebusError:  # the next letter tries again
@@ -289,12 +289,13 @@ class StoredLetters(SharedLetters):
             raise DeadLetterError(f'dead letter "{letter.id}" cannot be replayed: {said["error"].get("description")}; it stays')
         transport.sender.stored(subject, int(said["seq"]))
         await self._delete(link, found)
+        transport.counts_of(letter.subscription).letter_replayed()
 
     def discard(self, id: DeadLetter | str) -> None:
         found = self._transport.look(lambda link: self._found(link, id_of(id)))
         self._transport.look(lambda link: self._delete(link, found))
         if found.letter.subscription != PUBLISH:
-            self._transport.counts_of(found.letter.subscription).drop("discarded")
+            self._transport.counts_of(found.letter.subscription).letter_gone("discarded")
 
     async def _delete(self, link: Link, found: Found) -> None:
         try:

@@ -65,6 +65,7 @@ class Puller:
         self.filters = transport.subjects.filters(binding.patterns)
         self._wider = wider(binding.patterns)
         self._transport = transport
+        self._counts = transport.counts_of(binding.name)
         self._link = transport.link
         self.out: dict[Claim, None] = {}  # all that is here and not settled
         self._by_number: dict[int, Claim] = {}
@@ -192,6 +193,7 @@ class Puller:
             self.forget(before)
         self.moves += 1
         self.out[claim] = None
+        self._counts.came += 1
         self._by_number[claim.number] = claim
         self.returned.pop(claim.number, None)
         if claim.again and not await self._read_note(claim):
@@ -293,11 +295,18 @@ class Puller:
         for claim in self.out:
             self._link.say(partial(_renewal, self.out, claim))
 
-    def forget(self, claim: Claim) -> None:
-        """It is no longer here."""
+    def forget(self, claim: Claim, ended: bool = False) -> None:
+        """
+        It is no longer here.
+
+        Args:
+            ended: It is acknowledged, dropped or dead; otherwise it goes back.
+        """
         claim.done = True
         if self.out.pop(claim, self) is self:
             return
+        if not ended:
+            self._counts.came -= 1
         if self._by_number.get(claim.number) is claim:
             del self._by_number[claim.number]
         self.feed.settled(claim)
@@ -305,6 +314,11 @@ class Puller:
         if not self.out:
             self._transport.changed()
         self.feed.offer()
+
+    @property
+    def activity(self) -> int:
+        """Changes when a message comes or is settled."""
+        return self.moves + self.verdicts.told
 
     # --- for figures and drains --------------------------------------------------------------------------------------
 

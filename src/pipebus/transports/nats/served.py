@@ -22,17 +22,33 @@ if TYPE_CHECKING:
 
 TICK: Final = 0.02
 """Seconds between two checks of what is due."""
+MOMENTS: Final = 3
+"""How often figures are read while messages come and go meanwhile."""
 
 
 class Counts:
-    """What has become of a subscription's messages in this process, since the bus was made."""
+    """
+    What has become of a subscription's messages in this process, since the bus was made. Each is counted where it happens;
+    `came` is not the sum of the others, so a message that is lost in between shows.
+    """
 
     def __init__(self) -> None:
+        self.came = 0  # messages that have arrived here, without those that have gone back
         self.acknowledged = 0
         self.dropped: dict[str, int] = {}
+        self.dead = 0  # letters of this process that are still kept; less than 0 if it has removed others'
 
     def drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def letter_gone(self, reason: str) -> None:
+        self.dead -= 1
+        self.drop(reason)
+
+    def letter_replayed(self) -> None:
+        """Its message goes back, and comes again."""
+        self.dead -= 1
+        self.came -= 1
 
 
 class Served:
@@ -79,10 +95,10 @@ class Served:
         """
         for bound in list(self.bound.values()):
             await bound.end()
-        if self._transport.link.client is None:
-            raise TransportError("the connection is lost; what was settled since comes again when its lease ends")
         for puller in self._pullers():
             puller.give_back()
+        if self._transport.link.client is None:
+            raise TransportError("the connection is lost; what was settled since comes again when its lease ends")
         try:
             await self.flush()
         finally:
@@ -158,23 +174,31 @@ class Served:
         return await bound.pending() if self._transport.link.idle else 1
 
     async def figures(self, puller: Puller) -> None:
-        """Read the figures of a subscription into `last`."""
-        await self.told()
-        with suppress(PipebusError):
-            await puller.verdicts.confirm()
-        self.last[puller.binding.name] = await self._figures(puller)
+        """Read the figures of a subscription into `last`: of a quiet moment, if there is one."""
+        for _ in range(MOMENTS):
+            activity = puller.activity
+            await self.told()
+            with suppress(PipebusError):
+                await puller.verdicts.confirm()
+            self.last[puller.binding.name] = await self._figures(puller)
+            if puller.activity == activity:
+                return
 
     async def _figures(self, puller: Puller) -> dict[str, Any]:
-        """Pending, in flight and dead: of all programs, as the server has them. Acknowledged and dropped: of this one."""
+        """
+        Pending, in flight and dead: of all programs, as the server has them. Acknowledged and dropped: of this one. Accepted:
+        what has come here and not gone back, and what is elsewhere: it waits, or other programs have it, or a letter of theirs.
+        """
+        dead = await self._transport.letters.count(self._transport.link, puller.binding.name)
         info = await self._transport.streams.info(puller.name)
         counts = self._transport.counts_of(puller.binding.name)
-        back = min(len(puller.returned) + puller.feed.waiting, info["num_ack_pending"])
-        found: dict[str, Any] = {
+        waiting, out = info["num_pending"], info["num_ack_pending"]
+        back = min(len(puller.returned) + puller.feed.waiting, out)
+        return {
+            "accepted": counts.came + waiting + max(0, out - len(puller.out)) + dead - counts.dead,
             "acknowledged": counts.acknowledged,
             "dropped": dict(sorted(counts.dropped.items())),
-            "dead": await self._transport.letters.count(self._transport.link, puller.binding.name),
-            "pending": info["num_pending"] + back,
-            "in_flight": info["num_ack_pending"] - back,
+            "dead": dead,
+            "pending": waiting + back,
+            "in_flight": out - back,
         }
-        ended = found["acknowledged"] + sum(found["dropped"].values()) + found["dead"]
-        return {"accepted": ended + found["pending"] + found["in_flight"], **found}

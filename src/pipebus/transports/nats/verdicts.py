@@ -34,7 +34,7 @@ class Verdicts:
         counts = self._transport.counts_of(self._puller.binding.name)
         if not claim.reply and verdict in ("return", "release"):
             counts.drop("stream deleted")  # nobody can bring it again
-            self._puller.forget(claim)
+            self._puller.forget(claim, ended=True)
             return
         if verdict == "release":
             self._release(claim)
@@ -54,7 +54,7 @@ class Verdicts:
             self.tell(claim, b"+ACK")
             if claim.again:
                 self._transport.notes.forget(self._puller.name, claim.number)
-        self._puller.forget(claim)
+        self._puller.forget(claim, ended=verdict != "return")
 
     def _release(self, claim: Claim) -> None:
         """Give it back as if it had not been delivered."""
@@ -71,10 +71,11 @@ class Verdicts:
     def buried(self, claim: Claim, error: BaseException | None) -> None:
         """Its dead letter is kept; or could not be kept, and then it comes again when its lease ends."""
         if error is None:
+            self._transport.counts_of(self._puller.binding.name).dead += 1
             self.tell(claim, b"+TERM")
             if claim.again:
                 self._transport.notes.forget(self._puller.name, claim.number)
-        self._puller.forget(claim)
+        self._puller.forget(claim, ended=error is None)
 
     def tell(self, claim: Claim, what: bytes) -> None:
         """Tell the server what became of a delivery."""
