@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -227,6 +228,7 @@ class Proxy:
         self.latency = 0.0  # seconds for each piece, each way
         self.silent = False  # nothing is passed on, and neither side learns of it
         self.cut_after: int | None = None  # bytes to the server until the connection is cut
+        self.version: str | None = None  # what the server says that it is
         self.swallow: bytes | None = None  # the next piece from the server that contains this is lost
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
@@ -260,6 +262,8 @@ class Proxy:
                 deaf = deaf or self.silent
                 if deaf:
                     continue
+                if not up and self.version is not None:
+                    piece = re.sub(rb'"version":"[^"]*"', b'"version":"%s"' % self.version.encode(), piece)
                 if not up and self.swallow is not None and self.swallow in piece:
                     self.swallow = None
                     continue

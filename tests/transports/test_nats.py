@@ -330,12 +330,6 @@ class TestPublishing:
                 bus.publish("\U0001f600" * 1000)
             assert bus.publish("ü" * 1000) is not None
 
-    def test_a_delay_is_refused(self, stage: NatsStage) -> None:
-        """JetStream cannot delay a message, so publishing with a delay raises an error."""
-        bus = stage.open()
-        with running(stage, bus), pytest.raises(UnsupportedCapability, match="delay"):
-            bus.publish("a", delay=1.0)
-
     def test_a_subject_that_no_stream_keeps_is_an_error(self, server: NatsServer) -> None:
         """The stream keeps what `subjects` says when the prefix is empty, and nothing else is lost silently."""
         bus = Bus(f"{server.url}?stream=EMPTY&prefix=&subjects=eorders.>,ebills.*")

@@ -93,7 +93,7 @@ class Engine:
             self.locks.add(self.transport.locks)
         if not self.transport.local or self.transport.codec is not None:
             prepare()
-        self.transport.capabilities.require(self.require, type(self.transport).__name__)
+        self.check_promises()
 
         cap = _whole(dead_letters, "dead_letters")
         self.dead_letters: DeadLetters = (
@@ -154,6 +154,14 @@ class Engine:
         self.request_stop, self.went_back = self.lifecycle.request_stop, self.lifecycle.went_back
         self.interrupted, self.ended_by_stop = self.lifecycle.interrupted, self.lifecycle.ended_by_stop
         self.check_process = self.lifecycle.check_process
+
+    def check_promises(self) -> None:
+        """
+        Raises:
+            UnsupportedCapability: the transport promises less than `require` says.
+        """
+        transport = self.transport
+        transport.capabilities.require(self.require, type(transport).__name__, transport.shortcoming)
 
     @property
     def state(self) -> State:

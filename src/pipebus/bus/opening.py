@@ -44,6 +44,7 @@ def open_bus(lifecycle: Any, loop: asyncio.AbstractEventLoop | None) -> events.S
             control.remove_tokens(subscription)  # the transport took them back at the last stop
             compile_for(subscription, bus.delivery_nodes)
         bus.transport.start(Surroundings(bus.clock, bus.max_message_bytes, bus.claims.alarm, bus.ledger.warn))
+        bus.check_promises()  # again, for now it knows its server
         for pool in pools(bus, subscriptions):
             pool.start()
         bus.loops.start(loop)

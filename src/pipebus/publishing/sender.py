@@ -86,7 +86,8 @@ class Sender:
 
     def check_delay(self, delay: float) -> None:
         if delay and not self.transport.capabilities.delay:
-            raise UnsupportedCapability(f"{self.url} cannot delay messages; publish it when its time has come")
+            why = self.transport.shortcoming("delay") or "publish it when its time has come"
+            raise UnsupportedCapability(f"{self.url} cannot delay messages; {why}")
 
     def check_address(self, subject: Any) -> None:
         """Raises unless `subject` can be published to here."""

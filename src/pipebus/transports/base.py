@@ -70,8 +70,11 @@ class Capabilities(msgspec.Struct, frozen=True):
     transactions: bool = False
     max_size: int | None = None
 
-    def require(self, wanted: dict[str, Any], name: str) -> None:
+    def require(self, wanted: dict[str, Any], name: str, why: Callable[[str], str] = lambda capability: "") -> None:
         """
+        Args:
+            why: `Transport.shortcoming`.
+
         Raises:
             UnsupportedCapability: the text names every capability that is less than what is wanted.
         """
@@ -96,7 +99,7 @@ class Capabilities(msgspec.Struct, frozen=True):
             else:
                 enough = value in (mine, "none") or (mine, value) == ("subject", "key")
             if not enough:
-                problems.append(f"{key}={value!r} (it has {mine!r})")
+                problems.append(f"{key}={value!r} ({why(key) or f'it has {mine!r}'})")
         if problems:
             raise UnsupportedCapability(f'transport "{name}" cannot promise {", ".join(problems)}')
 
@@ -324,6 +327,13 @@ class Transport(Protocol):
     def examine(self) -> Iterator[Finding]:
         """What `pipebus doctor` reports about the store. Nothing is made or changed, and the transport is not started."""
         yield from ()
+
+    def shortcoming(self, capability: str) -> str:
+        """
+        Why it lacks a capability that others of its kind have, and what to do; "": it never has it. A server may promise less
+        than was declared before the start; then the start of a bus that requires more is refused.
+        """
+        return ""
 
     # --- for some capabilities only ------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class Directory:
         self._there: dict[str, tuple[Pattern, ...]] = {}  # consumers, by name
         self._mine: dict[str, tuple[Pattern, ...]] = {}  # those of them that this bus has bound
         self._here: dict[str, tuple[Pattern, ...]] = {}  # listeners of this bus
-        self._counts: dict[str, int] = {}
+        self._counts: dict[tuple[str, bool], int] = {}
         self._reading = self._again = False
 
     async def connected(self, client: Client) -> None:
@@ -103,13 +103,18 @@ class Directory:
         self._here = {one: patterns for one, patterns in self._here.items() if one != name}
         self._counts = {}
 
-    def count(self, subject: str) -> int:
-        """How many subscriptions a message on one of the server's subjects reaches. From any thread."""
+    def count(self, subject: str, named: bool = False) -> int:
+        """
+        How many subscriptions a message on one of the server's subjects reaches. From any thread.
+
+        Args:
+            named: Count consumers only.
+        """
         counts = self._counts
-        found = counts.get(subject)
+        found = counts.get((subject, named))
         if found is None:
-            every = (*self._there.values(), *self._here.values())
+            every = (*self._there.values(), *(() if named else self._here.values()))
             found = sum(any(one.matches(subject) for one in patterns) for patterns in every)
             if len(counts) < KNOWN:
-                counts[subject] = found
+                counts[subject, named] = found
         return found

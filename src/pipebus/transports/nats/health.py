@@ -20,6 +20,7 @@ from pipebus.errors import PipebusError, SubjectError, TransportError
 from pipebus.message.patterns import Pattern
 from pipebus.transports.base import Finding
 from pipebus.transports.nats.asking import WITHOUT_JETSTREAM, _Refused
+from pipebus.transports.nats.later import DELAYING
 from pipebus.transports.nats.link import Link
 from pipebus.transports.nats.streams import NANO, NO_STREAM
 
@@ -48,6 +49,7 @@ async def examine(transport: NatsTransport, link: Link) -> list[Finding]:
     found = [*_server(transport, client)]
     found += await _user(transport, link, client)
     if not transport.options.core:
+        found += _delays(client)
         found += await _jetstream(transport, link)
     return found
 
@@ -109,6 +111,13 @@ def judge_version(text: str) -> Finding:
     return Finding("ok", "server", text)
 
 
+def _delays(client: Client) -> Iterator[Finding]:
+    version = str(client._server_info.get("version", ""))
+    if version_of(version) < DELAYING:
+        least = ".".join(map(str, DELAYING))
+        yield Finding("hint", "delays", f"refused: {version} delays no messages; update the server to {least} or newer")
+
+
 # --- what this user may do -------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +169,7 @@ def needed(transport: NatsTransport) -> dict[str, list[str]]:
     both = [*subjects.kept, f"{subjects.replies}>", f"{subjects.here}*"]
     publish, subscribe = [*both, "_INBOX.>"], [*both, "_INBOX.>"]
     if not transport.options.core:
-        publish += [f"{subjects.dead}>", f"{subjects.notes}>", f"{subjects.replays}*", "$JS.API.INFO"]
+        publish += [f"{subjects.dead}>", f"{subjects.notes}>", f"{subjects.replays}*", f"{subjects.later}*", "$JS.API.INFO"]
         for one in streams:
             publish += [f"$JS.API.STREAM.{verb}.{one}" for verb in ("INFO", "CREATE", "UPDATE")]
         mine, dead = streams

@@ -17,6 +17,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.transports.nats import wire
 from pipebus.transports.nats.directory import Directory
+from pipebus.transports.nats.later import Later
 from pipebus.transports.nats.link import Link
 from pipebus.transports.nats.options import Options
 from pipebus.transports.nats.publisher import Outgoing, Publisher, unknown
@@ -44,33 +45,34 @@ class Sender:
         self._results: dict[asyncio.AbstractEventLoop, Results] = {}
         self.most = 0  # bytes of a message that the server takes
 
-    def begin(self, link: Link, publisher: Publisher, directory: Directory, limit: int | None) -> None:
+    def begin(self, link: Link, publisher: Publisher, later: Later, directory: Directory, limit: int | None) -> None:
         """
         The bus starts.
 
         Args:
             limit: Bytes of a message that the bus allows; None: no limit of its own.
         """
-        self._link, self._publisher, self._directory, self._limit = link, publisher, directory, limit
+        self._link, self._publisher, self._later, self._directory, self._limit = link, publisher, later, directory, limit
 
-    def send(self, message: Message[Any]) -> Receipt:
+    def send(self, message: Message[Any], delay: float = 0.0) -> Receipt:
         """From a thread."""
         subject, data, headers = self._written(message)
-        if self._plain(message):
+        if self._plain(message) and not delay:
             self._say(subject, data, headers)
             return self._receipt(message, subject, False)
         if self._link.here or asyncio._get_running_loop() is not None:
             raise LifecycleError(
                 "publish waits for the server and would stop the running event loop; use `await bus.apublish(…)`"
             )
-        return self._judged(message, subject, self.wait_for(self._outgoing(message, subject, data, headers)))
+        one = self._outgoing(message, subject, data, headers, delay)
+        return self._judged(message, subject, delay, self.wait_for(one))
 
-    def asend(self, message: Message[Any]) -> asyncio.Future[Receipt]:
+    def asend(self, message: Message[Any], delay: float = 0.0) -> asyncio.Future[Receipt]:
         """From an event loop."""
         subject, data, headers = self._written(message)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Receipt] = loop.create_future()
-        if self._plain(message):
+        if self._plain(message) and not delay:
             self._say(subject, data, headers)
             future.set_result(self._receipt(message, subject, False))
             return future
@@ -78,9 +80,9 @@ class Sender:
         if results is None:
             self._results = {one: found for one, found in self._results.items() if not one.is_closed()}
             results = self._results.setdefault(loop, Results(loop))
-        one = self._outgoing(message, subject, data, headers)
-        one.done = partial(results.give, future, partial(self._judged, message, subject))
-        self._link.post(partial(self._publisher.send, one))
+        one = self._outgoing(message, subject, data, headers, delay)
+        one.done = partial(results.give, future, partial(self._judged, message, subject, delay))
+        self._post(one)
         return future
 
     def wait_for(self, one: Outgoing) -> Result:
@@ -94,12 +96,16 @@ class Sender:
             gate.release()
 
         one.done = done
-        self._link.post(partial(self._publisher.send, one))
+        self._post(one)
         patience = time.monotonic() + self._options.publish_timeout + 1.0
         while not gate.acquire(timeout=0.5):
             if time.monotonic() > patience or not self._link.thread.is_alive():
                 raise unknown(one.id, one.subject)
         return found[0]
+
+    def _post(self, one: Outgoing) -> None:
+        way = self._later if one.subject.startswith(self._subjects.later) else self._publisher
+        self._link.post(partial(way.send, one))
 
     def _written(self, message: Message[Any]) -> tuple[str, bytes, dict[str, str]]:
         """The server's subject, data and headers."""
@@ -127,26 +133,31 @@ class Sender:
             raise TransportError(f"not connected to {self._options}; the message was not sent")
         self._link.post(lambda: self._link.say((subject, data, headers.get(wire.REPLY_TO, ""), headers)))
 
-    def _outgoing(self, message: Message[Any], subject: str, data: bytes, headers: dict[str, str]) -> Outgoing:
+    def _outgoing(
+        self, message: Message[Any], subject: str, data: bytes, headers: dict[str, str], delay: float
+    ) -> Outgoing:  # fmt: skip
         headers[wire.ID] = wire.message_id(message.id)
         headers[wire.STREAM] = self._options.stream
         until = time.monotonic() + self._options.publish_timeout
-        return Outgoing(message.id, subject, data, headers, until)
+        one = Outgoing(message.id, subject, data, headers, until)
+        if delay:
+            self._later.delay(one, delay)
+        return one
 
-    def _judged(self, message: Message[Any], subject: str, result: Result) -> Receipt:
+    def _judged(self, message: Message[Any], subject: str, delay: float, result: Result) -> Receipt:
         if isinstance(result, BaseException):
             raise result
         number, duplicate = result
-        if not duplicate:
+        if not (duplicate or delay):
             self.stored(subject, number)
-        return self._receipt(message, subject, duplicate)
+        return self._receipt(message, subject, duplicate, named=delay > 0)
 
-    def _receipt(self, message: Message[Any], subject: str, duplicate: bool) -> Receipt:
+    def _receipt(self, message: Message[Any], subject: str, duplicate: bool, named: bool = False) -> Receipt:
         """
         How many subscriptions the message reaches. Unnamed ones of other programs are not known; so a request, and a reply,
         count as reaching at least one.
         """
-        known = self._directory.count(subject)
+        known = self._directory.count(subject, named)
         return Receipt(max(known, 1) if message.reply_to is not None or self._plain(message) else known, duplicate)
 
     def stored(self, subject: str, number: int) -> None:

@@ -26,6 +26,8 @@ class Streams:
         self.link, self.options = link, options
         self.born: Any = None  # when the stream was made, and the last message number in it, as of the last `ensure`
         self.last = 0
+        self.age = 0.0  # seconds for which the stream keeps messages; 0: forever
+        self.delays = False  # it takes delayed messages
         self.largest = 0  # bytes of a message that the stream takes; 0: as many as the server
         self.name = options.stream
         self.dead = f"{options.stream}-DEAD"
@@ -41,11 +43,13 @@ class Streams:
         wanted = self.wanted()
         found = await self._stream(client, wanted)
         self.judge(found["config"], wanted)
+        self.delays = self._delays(found["config"]) == found["config"]
         self.born, self.last = found.get("created"), int(found["state"]["last_seq"])
         self.largest = max(0, found["config"].get("max_msg_size", 0))
         changed = self.changed(found["config"], wanted)
         if changed:
             await self.link.api(f"STREAM.UPDATE.{self.name}", {**found["config"], **changed}, client)
+        self.age = {**found["config"], **changed}.get("max_age", 0) / NANO
         wanted |= {
             "name": self.dead,
             "subjects": [f"{self._subjects.dead}>", f"{self._subjects.notes}>"],
@@ -65,6 +69,24 @@ class Streams:
             changed["subjects"] = [*there["subjects"], *missing]
         if changed:
             await self.link.api(f"STREAM.UPDATE.{self.dead}", {**there, **changed}, client)
+
+    async def allow_delays(self) -> None:
+        """
+        Let the stream take delayed messages.
+
+        Raises:
+            TransportError: the server does not allow it, or is not there.
+        """
+        config = (await self.link.api(f"STREAM.INFO.{self.name}"))["config"]
+        if self._delays(config) != config:
+            await self.link.api(f"STREAM.UPDATE.{self.name}", self._delays(config))
+        self.delays = True
+
+    def _delays(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration of a stream that takes delayed messages, too."""
+        later = f"{self._subjects.later}*"
+        subjects = config["subjects"]
+        return {**config, "subjects": subjects if later in subjects else [*subjects, later], "allow_msg_schedules": True}
 
     def wanted(self) -> dict[str, Any]:
         """The configuration of a new stream."""

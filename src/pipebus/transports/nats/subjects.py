@@ -5,6 +5,7 @@ The names of our subjects on the server.
     _reply.7f.Zq3              <prefix>-reply.7f.Zq3            plain NATS: kept nowhere
     _reply._INBOX.x            _INBOX.x                         the same, for an answer to another program
     replayed to one consumer   <prefix>-replay.<consumer>       kept in the stream
+    until it is due            <prefix>-later.<random>          kept in the stream
     a dead letter              <prefix>-dead.<consumer>.<id>    kept in the stream of dead letters
     who serves a consumer?     <prefix>-here.<consumer>         plain NATS: kept nowhere
     attempts at a message      <prefix>-note.<consumer>.<seq>   kept there too
@@ -42,13 +43,14 @@ class Subjects:
         self.kept = options.subjects or (f"{self._before}>",)
         self.replies = f"{root}-reply."
         self.replays = f"{root}-replay."
+        self.later = f"{root}-later."
         self.dead = f"{root}-dead."
         self.notes = f"{root}-note."
         self.here = f"{root}-here."
 
     def keeps(self, subject: str) -> bool:
         """Whether the streams of this URL keep one of the server's subjects."""
-        return subject.startswith((self.dead, self.notes, self.replays)) or any(
+        return subject.startswith((self.dead, self.notes, self.replays, self.later)) or any(
             Pattern(one).matches(subject) for one in self.kept
         )
 

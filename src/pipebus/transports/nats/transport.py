@@ -48,6 +48,8 @@ from pipebus.transports.nats.asking import ANSWER, _Refused
 from pipebus.transports.nats.claim import Claim
 from pipebus.transports.nats.consumer import Progress
 from pipebus.transports.nats.directory import Directory
+from pipebus.transports.nats.health import version_of
+from pipebus.transports.nats.later import DELAYING, Later
 from pipebus.transports.nats.letters import RESERVE, StoredLetters
 from pipebus.transports.nats.link import Link
 from pipebus.transports.nats.listener import Listener
@@ -81,6 +83,7 @@ class NatsTransport(Transport):
         self.url = str(options)
         self.codec = JsonCodec()
         self.subjects = Subjects(options)
+        self._version = ""  # the server's; not known before the start
         self.capabilities = self._promised(PAYLOAD)
         self.sender = Sender(options, self.subjects, self.codec)
         self.letters = StoredLetters(self, self.codec)
@@ -110,6 +113,7 @@ class NatsTransport(Transport):
             survives="server_restart" if options.storage == "file" else "process",
             order="subject",
             groups=True,
+            delay=not self._version or version_of(self._version) >= DELAYING,
             dedup_window=options.window,
             replay=True,
             multi_process=True,
@@ -132,7 +136,8 @@ class NatsTransport(Transport):
         self.letters.begin()
         self.open = 0
         self.served.last = {}
-        self.sender.begin(self.link, self.publisher, self.directory, surroundings.max_message_bytes)
+        later = Later(self.publisher, self.streams, self.subjects)
+        self.sender.begin(self.link, self.publisher, later, self.directory, surroundings.max_message_bytes)
         self.link.open()
         self.capabilities = self._promised(self._largest)
         self.sender.most = self.capabilities.max_size or PAYLOAD
@@ -142,6 +147,7 @@ class NatsTransport(Transport):
     async def _found(self, client: Client) -> None:
         """There is a new connection: make everything ready before it is used."""
         self._largest = client.max_payload
+        self._version = str(client._server_info.get("version", ""))
         if not self.options.core:
             await self.streams.ensure(client)
             self._largest = min(self._largest, self.streams.largest or self._largest)
@@ -173,17 +179,20 @@ class NatsTransport(Transport):
     # --- publishing --------------------------------------------------------------------------------------------------
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
-        return self._sender_for(delay).send(message)
+        return self._open().send(message, delay)
 
     def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
-        return self._sender_for(delay).asend(message)
+        return self._open().asend(message, delay)
 
-    def _sender_for(self, delay: float) -> Sender:
+    def _open(self) -> Sender:
         if not self._running:
             raise BusClosed("the bus is stopped: it takes no more messages")
-        if delay:
-            raise UnsupportedCapability(f"{self.url} cannot delay messages; publish it when its time has come")
         return self.sender
+
+    def shortcoming(self, capability: str) -> str:
+        if capability != "delay" or self.options.core:
+            return ""
+        return f"its server is {self._version}, and delays need {'.'.join(map(str, DELAYING))} or newer"
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
