@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("nats")
 
-from nats_server import NatsStage
+from nats_server import NatsStage, with_client
 
 from pipebus import Bus
-from pipebus.testing.contract.tools import Seen, assert_conserved, figures, until
+from pipebus.testing.contract.tools import Seen, assert_conserved, figures, running, until
 from pipebus.transports.nats.transport import NatsTransport
 
 
@@ -68,3 +68,22 @@ def test_letters_of_others_are_counted_once(stage: NatsStage) -> None:
 def fail_at_odd(body: int) -> None:
     if body % 2:
         raise ValueError("odd")
+
+
+def test_what_the_server_deletes_unread_is_dropped(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
+    """The stream is purged while messages wait: a warning says so, and they are counted as dropped, not forgotten."""
+    seen = Seen(held=True)
+    bus = stage.open()
+    bus.subscribe("a", seen, name="s", mailbox=1)
+    with running(stage, bus, seen):
+        for number in range(20):
+            bus.publish("a", number)
+        until(stage, lambda: seen.bodies == [0] and figures(bus, "s")["pending"] == 19, "one has begun, and the others wait")
+
+        async def purge(client: Any) -> None:
+            await client.jetstream().purge_stream(stage.stream)
+
+        with_client(stage.server, purge)
+        until(stage, lambda: "messages.deleted" in caplog.text, "it is told")
+        found = figures(bus, "s")
+    assert (found["accepted"], found["pending"], found["dropped"]) == (20, 0, {"deleted on the server": 19})

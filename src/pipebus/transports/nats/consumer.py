@@ -48,13 +48,27 @@ class Progress:
         self.consumer: Any = None
         self.floor: int | None = None
         self.settled: set[int] = set()
+        self._filters: list[str] = []  # of the consumer, when it was last looked at
+        self._waiting = self._delivered = 0  # messages that nobody had got then, and deliveries until then
 
-    def see(self, info: dict[str, Any]) -> None:
-        """Take over what the server reports of the consumer."""
-        if info.get("created") == self.consumer:
-            self.floor = max(self.floor or 0, int(info["ack_floor"]["stream_seq"]))
-            if self.settled:
-                self.settled = {number for number in self.settled if number > self.floor}
+    def see(self, info: dict[str, Any]) -> int:
+        """
+        Take over what the server reports of the consumer.
+
+        Returns:
+            How many messages at least have vanished: they no longer wait, and have not been delivered.
+        """
+        if info.get("created") != self.consumer:
+            return 0
+        self.floor = max(self.floor or 0, int(info["ack_floor"]["stream_seq"]))
+        if self.settled:
+            self.settled = {number for number in self.settled if number > self.floor}
+        filters, waiting, delivered = self._filters, self._waiting, self._delivered
+        self._filters = sorted(info["config"].get("filter_subjects") or ())
+        self._waiting, self._delivered = info["num_pending"], info["delivered"]["consumer_seq"]
+        if self._filters != filters or self._delivered < delivered:  # a server that was killed has forgotten some deliveries
+            return 0
+        return max(0, waiting - self._waiting - (self._delivered - delivered))
 
     def settle(self, number: int) -> None:
         if len(self.settled) < BEYOND:  # beyond that, a message may be handled again if the consumer is lost
@@ -119,8 +133,15 @@ class Consumer:
         if info.get("created") != self.progress.consumer:
             self.lose(REPLACED)
             return
-        self.progress.see(info)
+        self.see(info)
         self._seen = activity
+
+    def see(self, info: dict[str, Any]) -> None:
+        """Take over what the server reports, and count what it has deleted before anybody had read it."""
+        gone = self.progress.see(info)
+        if gone:
+            self._transport.counts_of(self._puller.binding.name).never_came(gone)
+            self._warn("messages.deleted", stream=self._puller.stream, unread=gone)
 
     async def is_the_same(self) -> bool:
         """Whether the server still has the consumer that this program knows."""

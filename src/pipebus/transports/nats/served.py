@@ -38,8 +38,13 @@ class Counts:
         self.dropped: dict[str, int] = {}
         self.dead = 0  # letters of this process that are still kept; less than 0 if it has removed others'
 
-    def drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def drop(self, reason: str, count: int = 1) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def never_came(self, count: int) -> None:
+        """So many messages were deleted on the server before anybody had read them."""
+        self.came += count
+        self.drop("deleted on the server", count)
 
     def letter_gone(self, reason: str) -> None:
         self.dead -= 1
@@ -191,6 +196,7 @@ class Served:
         """
         dead = await self._transport.letters.count(self._transport.link, puller.binding.name)
         info = await self._transport.streams.info(puller.name)
+        puller.consumer.see(info)
         counts = self._transport.counts_of(puller.binding.name)
         waiting, out = info["num_pending"], info["num_ack_pending"]
         back = min(len(puller.returned) + puller.feed.waiting, out)
