@@ -533,6 +533,23 @@ class TestSubscriptions:
         with pytest.raises(TransportError, match="window=5s"):
             stage.open().start()
 
+    def test_a_stream_keeps_messages_for_a_week(self, stage: NatsStage) -> None:
+        """
+        Unless the URL says otherwise. What it says is written to a stream that is there; what it does not say changes nothing.
+        """
+
+        async def age(client: Any, prefix: str) -> Any:
+            return (await client.jetstream().stream_info(stage.stream)).config.max_age
+
+        found = []
+        for stated in ("", "&retention=30d", "", "&retention=forever", "", "&retention=1h"):
+            with Bus(f"{stage.url}{stated}"):
+                found.append(theirs(stage, age) or None)
+        day = 86_400.0
+        assert found == [7 * day, 30 * day, 30 * day, None, None, 3600.0]
+        with pytest.raises(TransportError, match="deletes after 3600 s what nobody has read"):
+            Bus(stage.url).start()
+
     def test_requests_are_answered_over_the_server(self, stage: NatsStage) -> None:
         """The requester gets a reply, or an error if the handler fails."""
         asking, serving = stage.open("asking"), stage.open("serving")

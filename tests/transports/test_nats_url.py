@@ -83,6 +83,7 @@ class TestOptions:
             ("nats://localhost?key=k.pem", "without cert"),
             ("nats://u:p@localhost?creds=file", "say twice"),
             ("nats://localhost?retention=1s", "shorter than window"),
+            ("nats://localhost?retention=never", "retention"),
             ("nats://localhost?cafile=", "path of a file"),
             ("nats://localhost?password=hunter2", '"password" is unknown'),
             ("nats://broker", "everybody could read .* tls:// instead of nats://, or plaintext=yes"),

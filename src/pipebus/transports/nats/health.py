@@ -265,11 +265,12 @@ def _account(account: dict[str, Any], storage: str) -> Iterator[Finding]:
 
 def _stream(about: str, there: dict[str, Any]) -> Iterator[Finding]:
     config, state = there["config"], there["state"]
-    copies = config.get("num_replicas", 1)
+    copies, age = config.get("num_replicas", 1), config.get("max_age", 0) / NANO
+    kept = f"for {age:,.0f} s" if age else "forever"
     yield Finding(
         "ok", about,
         f"{state['messages']:,} messages, {state['bytes']:,} bytes, on {', '.join(config.get('subjects') or ['nothing'])}; "
-        f"{config.get('storage')}, {copies} replica{'' if copies == 1 else 's'}",
+        f"{config.get('storage')}, {copies} replica{'' if copies == 1 else 's'}; kept {kept}",
     )  # fmt: skip
     if config.get("storage") == "memory":
         yield Finding("hint", about, "is in memory: its messages are lost when the server ends")

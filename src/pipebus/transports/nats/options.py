@@ -34,8 +34,11 @@ class Options:
         lease: Seconds for which a process keeps a delivery without renewing it, >= 0.5. Programs that share a subscription
             should state the same value; otherwise the last one to bind sets it for all of them.
         window: Seconds for which a second publish of an id is recognised, >= 0.1.
-        retention: Seconds for which a message is kept, read or not; None: forever.
-        max_bytes: Most bytes of the stream; beyond that, publishing fails. None: no limit.
+        retention: Seconds for which a message is kept, read or not; None (`forever` in the URL): without end. If it is not
+            stated, only a new stream gets it. The default, a week, is that of Kafka: a program that was away over a weekend
+            still finds everything, and yet the stream stops growing.
+        max_bytes: Most bytes of the stream; beyond that, publishing fails. None: no limit but that of the server. It reserves
+            the bytes of each stream that has a limit, so no default would fit every disk.
         core: Without JetStream: nothing is kept, and a program that does not listen misses messages.
         events: How messages are written: "structured", one JSON with all of a message, or "binary", the body alone as JSON (or
             its bytes) and everything else in headers, for programs that know nothing of CloudEvents. Both are read.
@@ -61,7 +64,7 @@ class Options:
     replicas: int = 1
     lease: Seconds = 30.0
     window: Seconds = 120.0
-    retention: Seconds | None = None
+    retention: Seconds | None = 7 * 86_400.0
     max_bytes: Bytes | None = None
     core: bool = False
     events: Literal["structured", "binary"] = "structured"
@@ -181,6 +184,10 @@ def _seconds(least: float) -> Any:
     return read
 
 
+def _retention(text: str, name: str) -> float | None:
+    return None if text == "forever" else _seconds(1.0)(text, name)
+
+
 def _size(text: str, name: str) -> int:
     return quantities.size(number(text), name, least=2**16)
 
@@ -218,7 +225,7 @@ _READ: Final[dict[str, Any]] = {
     "stream": _checked(re.compile(r"[A-Za-z0-9_-]{1,200}").fullmatch, "a name of letters, digits, - and _"),
     "prefix": _checked(re.compile(r"([\w-]+(\.[\w-]+)*)?", re.ASCII).fullmatch, "a subject of letters, digits, - and _"),
     "subjects": _subjects, "storage": _one_of("file", "memory"), "replicas": _replicas, "max_bytes": _size,
-    "lease": _seconds(0.5), "window": _seconds(0.1), "retention": _seconds(1.0),
+    "lease": _seconds(0.5), "window": _seconds(0.1), "retention": _retention,
     "connect_timeout": _seconds(0.001), "publish_timeout": _seconds(0.001),
     "core": _yes, "tls": _yes, "plaintext": _yes, "events": _one_of("structured", "binary"),
     "cafile": _path, "cert": _path, "key": _path, "creds": _path,

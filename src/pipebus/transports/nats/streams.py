@@ -143,7 +143,7 @@ class Streams:
             seconds = there.get("duplicate_window", 0) / NANO
             raise less(f"recognises a second publish for {seconds:g} s only", f"say window={seconds:g}s, or more to change it")
         age = there.get("max_age", 0)
-        if age and (self.options.retention is None):
+        if age and "retention" not in stated and not 0 < wanted["max_age"] <= age:
             raise less(f"deletes after {age / NANO:g} s what nobody has read", f"say retention={age / NANO:g}s")
         limited = there.get("max_bytes", -1) > 0 or there.get("max_msgs", -1) > 0 or there.get("max_msgs_per_subject", -1) > 0
         if limited and there.get("discard") != "new" and "max_bytes" not in stated:
