@@ -107,7 +107,7 @@ class Bindings:
                     self._by_number[sub] = bound
 
     def touched(self, subs: set[int]) -> bool:
-        """These may have something to claim. False: that is no news to the keeper, or this process serves none of them."""
+        """These may have something to claim. False: the keeper knows, or this process serves none of them."""
         news = [bound for sub in subs if (bound := self._by_number.get(sub)) is not None and not bound.maybe]
         for bound in news:
             bound.maybe = True

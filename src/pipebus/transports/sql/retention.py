@@ -12,7 +12,7 @@ from pipebus.transports.sql.store import Store
 from pipebus.transports.sql.subscriptions import TABLES
 
 CLOSE: Final = 16
-"""Numbers that are no further apart are looked up as one range."""
+"""Numbers with at most this distance are looked up as one range."""
 
 
 def knows(connection: sqlite3.Connection, scope: str, key: str, now: float) -> bool:
