@@ -11,7 +11,19 @@ import pytest
 from scale_helpers import thorough
 
 PACKAGES: Final = {
-    "dev": ("hypothesis", "importlinter", "jmespath", "jsonschema", "mypy", "nats", "nkeys", "rich", "tomlkit", "xdist"),
+    "dev": (
+        "cronsim",
+        "hypothesis",
+        "importlinter",
+        "jmespath",
+        "jsonschema",
+        "mypy",
+        "nats",
+        "nkeys",
+        "rich",
+        "tomlkit",
+        "xdist",
+    ),
     "ci": (
         "IPython",
         "anyio",

@@ -519,7 +519,7 @@ broken(
     version = 1
     colour = "blue"
     """,
-    'bus.toml:2: unknown key "colour"; there are version, bus, filters, pipelines, subscriptions, every, tests',
+    'bus.toml:2: unknown key "colour"; there are version, bus, filters, pipelines, subscriptions, every, cron, tests',
 )
 
 broken(
@@ -573,7 +573,8 @@ broken(
     require = { survive = "power" }
     """,
     'bus.toml:4: bus: require = { survive = "power" }: there is no capability "survive"; there are survives, '
-    "order, groups, delay, dedup_window, replay, objects, multi_process, dead_letters, memory, transactions, max_size",
+    "order, groups, exclusive_keys, delay, dedup_window, replay, objects, multi_process, dead_letters, memory, transactions, "
+    "schedules, max_size",
 )
 
 broken(
@@ -786,7 +787,7 @@ broken(
     zzz = 1
     """,
     'bus.toml:5: every[0]: unknown key "zzz"; '
-    "there are interval, subject, body, headers, key, ttl, delay, reply_to, correlation_id, strict",
+    "there are interval, subject, body, headers, key, ttl, delay, reply_to, correlation_id, strict, name, now, missed",
 )
 
 broken(
@@ -1678,6 +1679,45 @@ broken(
     subject = "headlines.fetch"
     """,
     "bus.toml:3: every[0]: interval = 0: it has to be greater than 0 seconds, and finite",
+)
+
+broken(
+    "schedules that cannot be",
+    """\
+    version = 1
+    [[every]]
+    interval = "60s"
+    subject = "headlines.fetch"
+    missed = "once"
+    [[every]]
+    interval = "60s"
+    subject = "headlines.fetch"
+    name = "head lines"
+    [[every]]
+    interval = "60s"
+    subject = "headlines.fetch"
+    name = "headlines"
+    missed = "twice"
+    [[cron]]
+    expression = "0 3 * * 1-8"
+    subject = "report.nightly"
+    [[cron]]
+    subject = "report.nightly"
+    expression = "0 3 * * 1-5"
+    timezone = "Berlin"
+    [[cron]]
+    subject = "report.nightly"
+    name = "report"
+    """,
+    "bus.toml: 6 problems; nothing was loaded",
+    'bus.toml:5: every[0]: missed="once" needs a name, under which the last message is remembered',
+    "bus.toml:9: every[1]: name='head lines'; it is letters, digits, and any of . _ -, as in \"headlines\"",
+    'bus.toml:14: every[2]: missed = "twice": it has to be skip or once',
+    "bus.toml:16: cron[0]: cron='0 3 * * 1-8': Bad day-of-week; it is minute, hour, day of month, month and day of week, as in "
+    '"0 3 * * 1-5"; a sixth field, before them, is seconds',
+    "bus.toml:21: cron[1]: timezone='Berlin' is unknown; it is a name such as \"Europe/Berlin\" (where the system has no time "
+    "zones, pip install tzdata)",
+    'bus.toml:22: cron[2]: "expression" is missing',
 )
 
 broken(
@@ -3400,7 +3440,7 @@ broken(
     debug = "yes"
     """,
     "bus.toml: 12 problems; nothing was loaded",
-    'bus.toml:2: unknown key "colour"; there are version, bus, filters, pipelines, subscriptions, every, tests',
+    'bus.toml:2: unknown key "colour"; there are version, bus, filters, pipelines, subscriptions, every, cron, tests',
     'bus.toml:6: tests[0] "a bad order".publish: subject = "orders..created": "orders..created" has an em'
     'pty token at position 2; tokens are joined by single dots, as in "orders.created"',
     'bus.toml:7: tests[0] "a bad order".expect: unknown key "outcomes"; did you mean "outcome"?',

@@ -542,6 +542,9 @@ def everything_about_a_schedule(bus: Bus) -> None:
     bus.every(3, "d", [])
     bus.every(3, "e", False)
     bus.every(3, "f", 2**63 - 1)
+    bus.every(3, "h", name="h", now=True, missed="once")
+    bus.cron("0 3 * * 1-5", "i", {"a": 1}, name="i", timezone="Europe/Berlin", key="k")
+    bus.cron("*/10 * * * * *", "j")
     bus.every(3, "g", [DAY, DAY.date(), DAY.time(), DAY.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=-9)))])
 
 

@@ -658,6 +658,27 @@ def test_every(load: Load, harness: Harness) -> None:
     assert [schedule.stats()["published"] for schedule in engine_of(bus).schedules][1] == 1
 
 
+def test_cron(load: Load, harness: Harness) -> None:
+    """A day has one 3 o'clock, in every time zone, and the message says for which moment it is."""
+    bus = load(
+        """
+        [[cron]]
+        expression = "0 3 * * *"
+        timezone = "Asia/Tokyo"
+        subject = "report.nightly"
+        body = { kind = "sales" }
+        name = "report"
+        missed = "once"
+        """
+    )
+    harness.start(bus)
+    harness.advance("24h")
+    [message] = harness.published
+    assert (message.body, float(message.headers["pipebus-slot"]) % 86400) == ({"kind": "sales"}, 18 * 3600)
+    [stats] = bus.stats()["schedules"]
+    assert (stats["name"], stats["cron"], stats["timezone"]) == ("report", "0 3 * * *", "Asia/Tokyo")
+
+
 def test_expressions(load: Load, harness: Harness) -> None:
     """Expressions can use bodies and headers, even bodies that are models."""
     bus = load(

@@ -19,7 +19,7 @@ from pipebus.bus.exits import is_success
 from pipebus.bus.handlers import Handlers
 from pipebus.bus.lifecycle import State
 from pipebus.bus.stopping import StopReport
-from pipebus.bus.typing import Addresses, Envelope, Options, Question, Register, Where
+from pipebus.bus.typing import Addresses, Envelope, Options, Question, Recurring, Register, Where
 from pipebus.clock import Clock
 from pipebus.delivery.actor import Actor
 from pipebus.delivery.delivery import Delivery
@@ -393,29 +393,70 @@ class Bus:
         self._engine.registry.include(self, handlers)
 
     @overload
-    def every(self, interval: Duration, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Schedule: ...
+    def every(self, interval: Duration, subject: Subject[T], body: T, **options: Unpack[Recurring]) -> Schedule: ...
     @overload
     def every(
-        self, interval: Duration, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]
+        self, interval: Duration, subject: Subject[None], body: None = None, **options: Unpack[Recurring]
     ) -> Schedule: ...
     @overload
-    def every(self, interval: Duration, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule: ...
-    def every(self, interval: Duration, subject: Any = None, body: Any = None, **envelope: Unpack[Envelope]) -> Schedule:
+    def every(self, interval: Duration, subject: Where, body: Any = None, **options: Unpack[Recurring]) -> Schedule: ...
+    def every(self, interval: Duration, subject: Any = None, body: Any = None, **options: Unpack[Recurring]) -> Schedule:
         """
-        Publish a message every `interval` seconds while the bus is started, the first one after one interval. Missed ticks are
-        skipped, and no tick begins before the previous one has been published.
+        Publish a message every `interval` seconds while the bus is started. Missed ticks are skipped, and no tick begins before
+        the previous one has been published.
+
+        Without a name, each process publishes, the first message one interval after its start. With a name, on a transport that
+        keeps messages, all processes have the same slots, at whole multiples of the interval since 1970-01-01 UTC, and one of
+        them publishes the message of each.
 
         Args:
             interval: Seconds, > 0, or text such as "5m".
-            subject, body, envelope: As for `publish`.
+            subject, body, options: As for `publish`.
+            name: Letters, digits, and any of . _ -; the same in all processes, and used once in each bus.
+            now: Also publish when the bus starts: with a name the message of the present slot, unless it was published.
+            missed: What becomes of slots that came while no process ran: "skip", or "once": the message of the last one is
+                published at the next start. It needs a name.
 
         Returns:
             A `Schedule`: `stop()`, `stats()`.
 
         Raises:
             PipelineError, SubjectError, HeaderError, MessageError: bad input; raised now, not with the first tick.
+            UnsupportedCapability: a name on a transport that does not keep schedules.
         """
-        return self._engine.schedules.every(places.caller(), interval, subject, body, **envelope)
+        return self._engine.schedules.every(places.caller(), interval, subject, body, **options)
+
+    @overload
+    def cron(
+        self, expression: str, subject: Subject[T], body: T, *, timezone: str = "UTC", **options: Unpack[Recurring]
+    ) -> Schedule: ...
+    @overload
+    def cron(
+        self, expression: str, subject: Subject[None], body: None = None, *, timezone: str = "UTC", **options: Unpack[Recurring]
+    ) -> Schedule: ...
+    @overload
+    def cron(
+        self, expression: str, subject: Where, body: Any = None, *, timezone: str = "UTC", **options: Unpack[Recurring]
+    ) -> Schedule: ...
+    def cron(
+        self, expression: str, subject: Any = None, body: Any = None, *, timezone: str = "UTC", **options: Unpack[Recurring]
+    ) -> Schedule:
+        """
+        `every` at times of the calendar. It needs the package cronsim: the extra `cron`.
+
+        Where the clock is changed, it does what Debian's cron does: a time in the hour that is skipped comes at the end of that
+        hour, and one in the hour that is repeated comes once. A minute or hour of `*` follows the time that passes instead.
+
+        Args:
+            expression: Minute, hour, day of month, month and day of week, as in "0 3 * * 1-5"; or six fields, the first for
+                seconds.
+            timezone: The time zone of these times, as in "Europe/Berlin".
+            subject, body, name, now, missed, options: As for `every`.
+
+        Raises:
+            PipelineError: also for an expression or a time zone that is unknown, and if cronsim is not installed.
+        """
+        return self._engine.schedules.cron(places.caller(), expression, subject, body, timezone=timezone, **options)
 
     def observe(self, observer: Observer) -> Observer:
         """

@@ -23,6 +23,7 @@ from pipebus.pipeline.forks import ALWAYS, Branch, Fork, Switch
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.routes import filters_for
 from pipebus.pipeline.step import Step
+from pipebus.publishing.schedule import Schedule
 from pipebus.values.expressions import Expression
 from pipebus.values.validation import name_of_type
 
@@ -41,15 +42,9 @@ def describe_bus(engine: Engine) -> dict[str, Any]:
         "delivery": [describe_node(node) for node in engine.delivery_nodes],
         "subscriptions": [describe_subscription(s) for s in sorted(engine.subscriptions, key=lambda s: s.name)],
         "schedules": [
-            {
-                "every": schedule.interval,
-                "subject": said(schedule.subject),
-                "body": value_text(schedule.body),
-                **{key: value_text(value) for key, value in sorted(schedule.envelope.items()) if value not in (None, 0.0)},
-                **{key: value for key, value in origin_of(schedule).items() if key not in ("interval", "subject")},
-                "place": place_text(schedule.place),
-            }
-            for schedule in engine.schedules
+            # In the order of a file, which has tables of each kind.
+            describe_schedule(schedule)
+            for schedule in sorted(engine.schedules, key=lambda one: "cron" in one.timetable.facts)
         ],
     }
 
@@ -122,6 +117,23 @@ def describe_subscription(subscription: Subscription) -> dict[str, Any]:
         "to": None if plan.to is None else said(plan.to),
         "filters": [describe_node(node) for node in plan.nodes],
         "place": place_text(subscription.place),
+    }
+
+
+def describe_schedule(schedule: Schedule) -> dict[str, Any]:
+    chosen = {
+        "name": schedule.given,
+        "now": schedule.now or None,
+        "missed": schedule.missed if schedule.missed != "skip" else None,
+    }
+    more = {**chosen, **dict(sorted(schedule.envelope.items()))}
+    return {
+        **schedule.timetable.facts,
+        "subject": said(schedule.subject),
+        "body": value_text(schedule.body),
+        **{key: value_text(value) for key, value in more.items() if value not in (None, 0.0)},
+        **{key: value for key, value in origin_of(schedule).items() if key not in ("interval", "expression", "subject")},
+        "place": place_text(schedule.place),
     }
 
 

@@ -76,6 +76,14 @@ class Envelope(TypedDict, total=False):
     strict: bool | None
 
 
+class Recurring(Envelope, total=False):
+    """The keyword arguments of `every` and `cron`."""
+
+    name: str | None
+    now: bool
+    missed: Literal["skip", "once"]
+
+
 class Question(TypedDict, total=False):
     """The keyword arguments of `request`."""
 

@@ -25,6 +25,11 @@ def title_of(node: dict[str, Any]) -> tuple[str, str]:
     return kind, printable(next(iter(test.values())) if isinstance(test, dict) else test)
 
 
+def times_of(schedule: dict[str, Any]) -> str:
+    """Return when a schedule publishes."""
+    return f"every {schedule['every']:g} s" if "every" in schedule else f"cron {schedule['cron']} {schedule['timezone']}"
+
+
 def filters_in(nodes: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the names of the filters of a chain, at all depths."""
     for node in nodes:

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 PACKAGES = {
     "rich": ("cli", "tables and progress are plain text without it"),
+    "cronsim": ("cron", "bus.cron has no times"),
     "jmespath": ("config", "config files cannot use { expr = … }"),
     "tomlkit": ("config", "export_config cannot write files"),
     "nats-py": ("nats", "nats:// cannot be used"),

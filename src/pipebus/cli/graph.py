@@ -7,7 +7,7 @@ from typing import Any
 from pipebus.bus.bus import engine_of
 from pipebus.bus.explain import describe_node
 from pipebus.cli.arguments import add_allow, add_target
-from pipebus.cli.described import filters_around, title_of
+from pipebus.cli.described import filters_around, times_of, title_of
 from pipebus.cli.mermaid import Mermaid
 from pipebus.cli.targets import open_bus
 from pipebus.delivery.chain import transforms_only
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 def text(described: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a tree: the publish chain, then each subscription with the filters around its handler."""
     for schedule in described["schedules"]:
-        yield f"every {schedule['every']:g} s -> {schedule['subject']}"
+        yield f"{times_of(schedule)} -> {schedule['subject']}"
     yield "publish"
     yield from _tree(described["publish"], "")
     yield "  |"

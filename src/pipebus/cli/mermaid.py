@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipebus.cli.described import filters_around, title_of
+from pipebus.cli.described import filters_around, times_of, title_of
 from pipebus.values.defaults import MAILBOX_SIZE, OVERFLOW
 
 
@@ -17,7 +17,7 @@ class Mermaid:
     def lines(self) -> list[str]:
         start = self.box("publish", "([", "])")
         for schedule in self.described["schedules"]:
-            tick = self.box(f"every {schedule['every']:g} s: {schedule['subject']}", "[/", "/]")
+            tick = self.box(f"{times_of(schedule)}: {schedule['subject']}", "[/", "/]")
             self.arrow([(tick, "")], start)
         boxes: list[tuple[str, str]] = []  # ends that lead to the mailboxes
         ends = self.chain(self.described["publish"], [(start, "")], boxes)

@@ -79,8 +79,7 @@ class Subscription(Section):
     filters: Chain = optional("The delivery chain of this subscription alone, in the order in which it runs.", ())
 
 
-class Every(Section):
-    interval: Interval = required('Time between two messages, as in "60s".')
+class _Recurring(Section):
     subject: Subject = required("The subject of the messages.")
     body: Data = optional("Their body: any data.")
     headers: Headers | None = optional("Their headers.")
@@ -90,6 +89,28 @@ class Every(Section):
     reply_to: Subject | None = optional("Subject for an answer.")
     correlation_id: str | None = optional("Marks messages that belong together.")
     strict: bool | None = optional("Whether it is an error if nobody listens. Left out: as the bus says.")
+    name: str | None = optional("The same in all processes of a store: one of them publishes each message.")
+    now: bool = optional("Whether it also publishes when the bus starts.", False)
+    missed: Literal["skip", "once"] = optional(
+        'What becomes of messages that were due while no process ran; "once": the last one comes at the next start.', "skip"
+    )
+
+
+class _Every(Section):
+    interval: Interval = required('Time between two messages, as in "60s".')
+
+
+class _Cron(Section):
+    expression: str = required('Minute, hour, day of month, month and day of week, as in "0 3 * * 1-5".')
+    timezone: str = optional('The time zone of these times, as in "Europe/Berlin".', "UTC")
+
+
+class Every(_Recurring, _Every):
+    """Its own key comes first: pydantic begins with the fields of the last base."""
+
+
+class Cron(_Recurring, _Cron):
+    pass
 
 
 # --- entries of chains ---------------------------------------------------------------------------------------------------
@@ -237,6 +258,9 @@ class File(Section):
     )
     every: Annotated[list[Every], Tables("[[every]]", "every")] = optional(
         "Messages that are published at regular intervals.", ()
+    )
+    cron: Annotated[list[Cron], Tables("[[cron]]", "cron")] = optional(
+        "Messages that are published at times of the calendar.", ()
     )
     tests: Annotated[list[Test], Tables("[[tests]]", "tests")] = optional("What pipebus test checks, in virtual time.", ())
 

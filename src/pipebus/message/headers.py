@@ -17,7 +17,12 @@ ERROR_HEADER: Final = "pipebus-error"
 HOPS_HEADER: Final = "pipebus-hops"
 """How many handlers in a row have passed a conversation on, if more than one; see `hops`."""
 
-OWN_HEADERS: Final = (ERROR_HEADER, HOPS_HEADER)
+SCHEDULE_HEADER: Final = "pipebus-schedule"
+SLOT_HEADER: Final = "pipebus-slot"
+TIMETABLE_HEADER: Final = "pipebus-timetable"
+"""Mark the message of a named schedule: its name, the time for which it was published, and when it publishes; see `slot`."""
+
+OWN_HEADERS: Final = (ERROR_HEADER, HOPS_HEADER, SCHEDULE_HEADER, SLOT_HEADER, TIMETABLE_HEADER)
 """The reserved headers of the bus itself, which every transport carries."""
 
 

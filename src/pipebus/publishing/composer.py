@@ -14,6 +14,7 @@ from pipebus.message.fields import check_fields, ttl_of
 from pipebus.message.headers import check_headers
 from pipebus.message.ids import IdRange
 from pipebus.message.message import Message, check_message, make_message
+from pipebus.message.slot import without_slot
 from pipebus.running.here import in_hand
 from pipebus.values.quantities import Duration
 
@@ -73,7 +74,7 @@ class Composer:
         """Check the message of a `send`, and make it a part of the conversation of the message in hand."""
         if message.__class__ is not Message:
             raise MessageError(f"send takes a Message, found {type(message).__name__}; publish(subject, body) makes one")
-        message, held = check_message(message), in_hand()
+        message, held = without_slot(check_message(message)), in_hand()
         return message if held is None else passed_on(message, held, self.max_hops)
 
     def count(self) -> None:

@@ -12,10 +12,12 @@ from pipebus.values.quantities import seconds
 OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlation_id", "causation_id", "strict")
 
 
-def check_options(options: Mapping[str, Any], call: str) -> None:
+def check_options(options: Mapping[str, Any], call: str, more: tuple[str, ...] = ()) -> None:
     unknown = options.keys() - set(OPTIONS)
     if unknown:
-        raise TypeError(f"{call}() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join(OPTIONS)}")
+        raise TypeError(
+            f"{call}() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join((*more, *OPTIONS))}"
+        )
 
 
 def delay_of(value: Any) -> float:

@@ -23,6 +23,7 @@ from pipebus.errors import UnsupportedCapability
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
+from pipebus.message.slot import Slot
 from pipebus.values import defaults
 from pipebus.waiting.elsewhere import on_executor
 from pipebus.waiting.locks import Locks
@@ -53,6 +54,7 @@ class Capabilities(msgspec.Struct, frozen=True):
         dead_letters: It stores dead letters, so that they outlive the program.
         memory: Filters can store what they remember in it, for all processes and across restarts.
         transactions: A handler's own writes, its publishes and its acknowledgement can be one transaction.
+        schedules: Of all processes that declare a named schedule, one publishes each of its messages.
         max_size: Largest encoded message in bytes; None: no limit.
     """
 
@@ -68,6 +70,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     dead_letters: bool = False
     memory: bool = False
     transactions: bool = False
+    schedules: bool = False
     max_size: int | None = None
 
     def require(self, wanted: dict[str, Any], name: str, why: Callable[[str], str] = lambda capability: "") -> None:
@@ -344,6 +347,23 @@ class Transport(Protocol):
     def learn(self, scope: str, key: str, seconds: float) -> None:
         """Remember a key. It is stored before, or together with, anything that is settled after this call."""
         raise UnsupportedCapability(f"{type(self).__name__} keeps no memory for filters")
+
+    def slot(self, name: str) -> float | None:
+        """
+        The last slot of a schedule that any process has published, or passed over with `skip_slot`. None: there is none yet.
+
+        `send` records the slot of a message (`slot_of`) together with the message. If this slot or a later one is recorded
+        already, it stores nothing, and returns a receipt with `duplicate`.
+        """
+        raise UnsupportedCapability(f"{type(self).__name__} keeps no schedules")
+
+    def skip_slot(self, slot: Slot) -> None:
+        """Record a slot without a message, unless a later one is recorded."""
+        raise UnsupportedCapability(f"{type(self).__name__} keeps no schedules")
+
+    def schedules(self) -> list[Slot]:
+        """The last slot of each schedule in the store. The transport may be stopped."""
+        raise UnsupportedCapability(f"{type(self).__name__} keeps no schedules")
 
     def transaction(self, token: Any) -> AbstractContextManager[Any]:
         """

@@ -15,6 +15,7 @@ from pipebus.foreign.objects import shown
 from pipebus.message.codec import Codec, JsonCodec
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
+from pipebus.message.slot import Slot
 from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport, Verdict
 
 
@@ -31,6 +32,7 @@ class MemoryTransport(Transport):
     def __init__(self, codec: Codec | None = None) -> None:
         self.codec = codec
         self.capabilities = Capabilities(order="subject", exclusive_keys=True, delay=True, objects=codec is None)
+        self._slots: dict[str, Slot] = {}
 
     @classmethod
     def from_url(cls, url: str) -> MemoryTransport:
@@ -63,3 +65,12 @@ class MemoryTransport(Transport):
 
     def settle(self, token: Any, verdict: Verdict, delay: float = 0.0, why: Any = "") -> None:
         return None
+
+    def slot(self, name: str) -> float | None:
+        return self._slots[name].time if name in self._slots else None
+
+    def skip_slot(self, slot: Slot) -> None:
+        self._slots[slot.schedule] = slot
+
+    def schedules(self) -> list[Slot]:
+        return list(self._slots.values())

@@ -7,7 +7,7 @@ If a file has problems, its bus is discarded; it was never started.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipebus.bus.bus import Bus, engine_of
@@ -21,7 +21,8 @@ from pipebus.config.reading.chains import Chains, pipeline_of
 from pipebus.config.reading.document import Document
 from pipebus.config.reading.subscriptions import Subscriptions
 from pipebus.config.reading.table import Table
-from pipebus.config.vocabulary import VERSION, Every, File, Pipeline
+from pipebus.config.sections import Section
+from pipebus.config.vocabulary import VERSION, File, Pipeline
 from pipebus.config.wording import shown
 from pipebus.errors import PipebusError, SubjectError
 from pipebus.pipeline.compose import Node, Side
@@ -69,9 +70,11 @@ class Reader:
         for table, subscription in _each(top, "subscriptions", file.subscriptions):
             self.subscriptions.read(table, subscription, bus)
         for table, every in _each(top, "every", file.every):
-            self._every(table, every, bus)
+            self._schedule(table, every, engine_of(bus).schedules.every, "interval")
+        for table, cron in _each(top, "cron", file.cron):
+            self._schedule(table, cron, engine_of(bus).schedules.cron, "expression")
         found = list(_each(top, "tests", file.tests))
-        self.cases = tests.read(found, file.every != ())
+        self.cases = tests.read(found, file.every != () or file.cron != ())
         tests.check_names(found, self.subscriptions.names, self.chains.names)
         if not self.document.problems:
             try:
@@ -136,21 +139,23 @@ class Reader:
             if not (self.broken_chain and " requires " in str(error)):  # a broken chain may provide what this one requires
                 table.note(error)
 
-    def _every(self, table: Table, found: Every, bus: Bus) -> None:
+    def _schedule(self, table: Table, found: Section, add: Callable[..., Any], when: str) -> None:
         values = found.values()
         if any(value is BROKEN for value in values.values()):
             return
-        interval, subject, body = values.pop("interval"), values.pop("subject"), values.pop("body")
+        given, subject, body = values.pop(when), values.pop("subject"), values.pop("body")
         defaults = {key: field.default for key, _, field in found.fields()}
-        envelope = {key: value for key, value in values.items() if value is not None and value != defaults[key]}
+        options = {key: value for key, value in values.items() if value is not None and value != defaults[key]}
         try:
-            schedule = engine_of(bus).schedules.every(table.place, interval, subject, body, **envelope)
+            schedule = add(table.place, given, subject, body, **options)
             set_origin(schedule, table.interpolated())
         except PipebusError as error:
             if isinstance(error, SubjectError):
                 table.problem(f"subject = {shown(table.data['subject'])}: {error}", "subject")
             else:
-                table.problem(str(error))
+                text = str(error).removeprefix(f"{add.__name__}: ")
+                key = text.partition("=")[0].replace("cron", when)
+                table.problem(text, *[key] * (key in table.data))
 
 
 def _each(top: Table, key: str, found: Any) -> Iterator[tuple[Table, Any]]:

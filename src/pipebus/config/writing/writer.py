@@ -15,6 +15,7 @@ from pipebus.config.settings import settings_of
 from pipebus.config.wording import escaped
 from pipebus.config.writing.nodes import Nodes, Table
 from pipebus.message.subject import Address
+from pipebus.publishing.schedule import Schedule
 from pipebus.values.validation import name_of_type
 
 
@@ -38,7 +39,7 @@ class Writer:
         self.nodes = Nodes(chains, self.problems)
 
     def document(self) -> Table:
-        bus = self.bus
+        bus, schedules = self.bus, list(engine_of(self.bus).schedules)
         options = {key: value for key, value in engine_of(bus).options().items() if value != {}}
         found: Table = {
             "version": vocabulary.VERSION,
@@ -49,7 +50,8 @@ class Writer:
                 *self.nodes.pipelines(engine_of(bus).delivery_nodes, "delivery"),
             ],
             "subscriptions": [self._subscription(one) for one in self.subscriptions if self._has_name(one)],
-            "every": [self._every(one) for one in list(engine_of(bus).schedules)],
+            "every": [self._schedule(one, vocabulary.Every) for one in schedules if "every" in one.timetable.facts],
+            "cron": [self._schedule(one, vocabulary.Cron) for one in schedules if "cron" in one.timetable.facts],
         }
         self.problems.check()
         if _depth(found) - 1 > DEEPEST:
@@ -119,9 +121,20 @@ class Writer:
             table["filters"] = [self.nodes.entry(node) for node in plan.nodes]
         return table
 
-    def _every(self, schedule: Any) -> Table:
-        values = {"interval": schedule.interval, "subject": schedule.subject, "body": schedule.body, **schedule.envelope}
-        return self._settings(f"{schedule.name} (at {schedule.place})", vocabulary.Every, values, origin_of(schedule))
+    def _schedule(self, schedule: Schedule, model: type) -> Table:
+        facts = schedule.timetable.facts
+        values = {
+            "interval": facts.get("every"),
+            "expression": facts.get("cron"),
+            "timezone": facts.get("timezone"),
+            "subject": schedule.subject,
+            "body": schedule.body,
+            "name": schedule.given,
+            "now": schedule.now,
+            "missed": schedule.missed,
+            **schedule.envelope,
+        }
+        return self._settings(f"{schedule.name} (at {schedule.place})", model, values, origin_of(schedule))
 
 
 def _depth(value: Any) -> int:
