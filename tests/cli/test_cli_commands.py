@@ -52,8 +52,8 @@ STARTS = """
 """
 CANNOT_START = '[[pipelines]]\nfilters = [{ use = "python", target = "starts:Starts" }]\n'
 COMMANDS = (
-    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions", "backup", "schema",
-    "filters", "doctor", "demo",
+    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions", "schedules",
+    "backup", "schema", "filters", "doctor", "demo",
 )  # fmt: skip
 FILTERS = [
     "dedupe", "drop", "enrich", "expire", "fields", "log", "redact", "redeliver", "reroute", "retry", "set_envelope",
@@ -105,7 +105,7 @@ class TestEveryCommand:
         """The error names the option and shows how the command is used."""
         needed = {"check": ["x"], "explain": ["x", "a"], "graph": ["x"], "diff": ["x", "y"], "publish": ["x", "a"],
                   "tail": ["x"], "dead": ["list", "x"], "run": ["x"], "trace": ["x", "a"],
-                  "subscriptions": ["list", "x"], "backup": ["x", "y"]}  # fmt: skip
+                  "subscriptions": ["list", "x"], "schedules": ["x"], "backup": ["x", "y"]}  # fmt: skip
         for done in many(*([command, *needed.get(command, []), "--frmat"] for command in COMMANDS)):
             assert_said_well(done, 2, "usage: pipebus", "--frmat", lines=12)
             assert done.stdout == ""

@@ -24,8 +24,8 @@ from typing import Any, Protocol, cast
 from pipebus.errors import ConfigError, PipebusError, PipelineError, SubjectError, SubscriptionError, UnsupportedCapability
 
 COMMANDS = (
-    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions", "backup",
-    "schema", "filters", "doctor", "demo",
+    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions",
+    "schedules", "backup", "schema", "filters", "doctor", "demo",
 )  # fmt: skip
 
 
