@@ -30,6 +30,7 @@ SMOKE = {
     "test_cancelled_publish_is_clean",
     "test_messages_arrive_unchanged",
     "test_every_delivery_has_one_event_at_its_end",
+    "test_missed_decides_about_slots_without_a_process",
 }
 """
 Of the contract, what the default run has for each engine, and for memory behind the codec. It runs all of the contract on plain

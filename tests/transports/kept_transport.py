@@ -18,6 +18,7 @@ from typing import Any
 from pipebus import Bus, BusClosed, Message, MessageTooLarge, Receipt
 from pipebus.bus.bus import engine_of
 from pipebus.message.codec import JsonCodec
+from pipebus.message.slot import Slot, slot_of
 from pipebus.testing.contract import UrlStage
 from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport
 
@@ -67,6 +68,7 @@ class Store:
         self.queues: dict[str, Queue] = {}
         self.log: list[tuple[str, bytes]] = []
         self.ids: dict[str, float] = {}
+        self.slots: dict[str, Slot] = {}
         self.numbers = itertools.count(1)
 
     def put(self, subject: str, data: bytes, delay: float = 0.0) -> int:
@@ -90,7 +92,7 @@ class KeptTransport(Transport):
     local = False
     capabilities = Capabilities(
         survives="process", order="subject", groups=True, delay=True, dedup_window=WINDOW, replay=True, multi_process=True,
-        max_size=500_000,
+        schedules=True, max_size=500_000,
     )  # fmt: skip
 
     def __init__(self, store: Store, lease: float = LEASE) -> None:
@@ -146,6 +148,8 @@ class KeptTransport(Transport):
             if known is not None and time.monotonic() - known < WINDOW:
                 wanting = [queue for queue in self.store.queues.values() if queue.wants(message.subject)]
                 return Receipt(len(wanting), duplicate=True)
+            if (slot := slot_of(message)) is not None and not self.record(slot):
+                return Receipt(0, duplicate=True)
             self.store.ids[message.id] = time.monotonic()
             return Receipt(self.store.put(message.subject, data, delay))
 
@@ -179,6 +183,23 @@ class KeptTransport(Transport):
                 del queue.out[number]
             self.full.pop(name, None)
             self.store.changed.notify_all()
+
+    def record(self, slot: Slot) -> bool:
+        last = self.slot(slot.schedule)
+        if last is not None and last >= slot.time:
+            return False
+        self.store.slots[slot.schedule] = slot
+        return True
+
+    def slot(self, name: str) -> float | None:
+        return self.store.slots[name].time if name in self.store.slots else None
+
+    def skip_slot(self, slot: Slot) -> None:
+        with self.store.changed:
+            self.record(slot)
+
+    def schedules(self) -> list[Slot]:
+        return list(self.store.slots.values())
 
     # --- its thread ------------------------------------------------------------------------------------------------------
 

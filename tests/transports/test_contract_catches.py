@@ -76,6 +76,26 @@ class ForgetsIds(KeptTransport):
         return super().send(message, delay)
 
 
+class RepeatsSlots(KeptTransport):
+    """It promises to keep one message for each slot, and keeps all."""
+
+    def slot(self, name: str) -> float | None:
+        return None
+
+    def send(self, message: Message[Any], delay: float) -> Receipt:
+        self.store.ids.clear()
+        self.store.slots.clear()
+        return super().send(message, delay)
+
+
+class ForgetsSlotsAtRestart(KeptTransport):
+    """It knows the last slot of a schedule only until it is started again."""
+
+    def start(self, surroundings: Surroundings) -> None:
+        self.store.slots.clear()
+        super().start(surroundings)
+
+
 class ForgetsIdsAtRestart(KeptTransport):
     """It recognises ids only until it is started again."""
 
@@ -675,6 +695,9 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (ReadsAnyVersion, contract.TestFidelity().test_other_envelope_versions_are_read_or_dead, ()),
     (LosesEveryTenth, contract.TestTelemetry().test_every_delivery_has_one_event_at_its_end, ()),
     (BringsTheDead, contract.TestTelemetry().test_figures_are_true, ()),
+    (RepeatsSlots, contract.TestSchedules().test_buses_publish_each_slot_once, ()),
+    (ForgetsSlotsAtRestart, contract.TestSchedules().test_missed_decides_about_slots_without_a_process, ()),
+    (ForgetsSlotsAtRestart, contract.TestSchedules().test_what_one_bus_drops_is_dropped_for_all, ()),
 ]
 
 

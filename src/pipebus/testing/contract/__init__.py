@@ -36,7 +36,7 @@ import pytest
 
 GROUPS = (
     "publish", "delivery", "order", "acknowledgement", "retry", "flow", "lifecycle", "cancellation", "fidelity", "telemetry",
-    "processes",
+    "processes", "schedules",
 )  # fmt: skip
 """The modules, a class of tests in each."""
 
@@ -52,6 +52,7 @@ from pipebus.testing.contract.order import TestOrder  # noqa: E402
 from pipebus.testing.contract.processes import TestProcesses  # noqa: E402
 from pipebus.testing.contract.publish import TestPublish  # noqa: E402
 from pipebus.testing.contract.retry import TestRetry  # noqa: E402
+from pipebus.testing.contract.schedules import TestSchedules  # noqa: E402
 from pipebus.testing.contract.stage import (  # noqa: E402
     Crashes,
     HasChildren,
@@ -66,5 +67,5 @@ from pipebus.testing.contract.telemetry import TestTelemetry  # noqa: E402
 __all__ = [
     "Crashes", "HasChildren", "Injects", "LosesLeases", "OpensWithLease", "Stage", "TestAcknowledgement", "TestCancellation",
     "TestDelivery", "TestFidelity", "TestFlow", "TestLifecycle", "TestOrder", "TestProcesses", "TestPublish", "TestRetry",
-    "TestTelemetry", "UrlStage",
+    "TestSchedules", "TestTelemetry", "UrlStage",
 ]  # fmt: skip

@@ -8,7 +8,8 @@ NAME, and prints "ready" when its bus has started.
 import os
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from pipebus import events
 from pipebus.bus.bus import Bus
@@ -55,6 +56,22 @@ def work(bus: Bus, history: History, name: str) -> None:
     bus.run()
 
 
+def tick(bus: Bus, history: History, name: str) -> None:
+    """Publish each second, as all processes do that declare this schedule; and be killed "before" or "after" the first send."""
+
+    @bus.use
+    def die(message: Message, call_next: Callable[[Message], Any]) -> Any:
+        if name == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        outcome = call_next(message)
+        if name == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
+
+    bus.every("1s", "a", name="clock")
+    bus.run()
+
+
 def main() -> None:
     url, what, file, name = sys.argv[1:]
     history = History(file)
@@ -67,7 +84,7 @@ def main() -> None:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
 
-    {one.__name__: one for one in (publish_and_leave, kill_itself, work)}[what](bus, history, name)
+    {one.__name__: one for one in (publish_and_leave, kill_itself, work, tick)}[what](bus, history, name)
 
 
 if __name__ == "__main__":
