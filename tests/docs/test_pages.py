@@ -174,7 +174,7 @@ def test_a_file_of_a_page_loads(block: Block, folder: Path, page_of: Any) -> Non
 
     bus = pipebus.Bus.from_config(file, allow_imports=[path.stem for path in folder.glob("*.py")])
 
-    assert bus.describe()["publish"] or bus.subscriptions
+    assert bus.describe()["publish"] or bus.subscriptions or bus.describe()["schedules"]
 
 
 def test_each_file_of_a_page_is_used() -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import partial
 from typing import Any, Final, Protocol
-from zoneinfo import ZoneInfo
 
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import plain_text, shown
@@ -152,6 +151,8 @@ def timetable_of(text: str) -> Timetable:
 def _zone(name: Any) -> tzinfo:
     if name == "UTC":
         return UTC
+    from zoneinfo import ZoneInfo
+
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, TypeError, AttributeError, OSError):
