@@ -14,8 +14,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flow_helpers import running
-from pipebus import Bus, Dropped, Message, PipelineError
+from pipebus import Bus, Dropped, Message, Pipeline, PipelineError
 from pipebus.bus.bus import engine_of
+from pipebus.filters import Tap
 from pipebus.message.slot import Slot
 from pipebus.publishing.timetable import Cron, Intervals, timetable_of
 from pipebus.testing import FakeClock, Harness
@@ -290,6 +291,50 @@ def test_s39_a_slot_whose_publish_fails_is_still_missed(harness: Harness) -> Non
         harness.advance(0)
 
     assert slots(harness) == [60.0]
+
+
+def test_s39_a_slot_that_is_a_dead_letter_can_be_replayed() -> None:
+    """The slot is over, and the message of the letter is an ordinary one, which the store keeps."""
+    fails = [True]
+
+    def fail(message: Message, call_next: Any) -> Any:
+        if fails:
+            raise ConnectionError(fails.pop())
+        return call_next(message)
+
+    with Harness(start=NOON + 20.0, store="temporary") as harness:
+        harness.allow(ConnectionError)
+        bus = harness.attach(Bus("sqlite:///bus.db"))
+        bus.use(Pipeline(fail, on_error="dead_letter"))
+        news = bus.subscribe("news", name="news")
+        with running(bus):
+            bus.every("1m", "news", name="news")
+            harness.advance(50.0)
+            [letter] = bus.dead_letters
+            bus.dead_letters.replay(letter)
+
+            assert news.receive(timeout=1.0).id == f"news@{NOON + 60:.0f}"
+            assert letter.message.headers["pipebus-slot"] == f"{NOON + 60:.0f}"
+
+
+def test_s39_two_buses_of_one_store_publish_each_slot_once() -> None:
+    """Both are in time for the first slot; from then on the one that was too late looks a little later."""
+    with Harness(start=NOON + 20.0, store="temporary") as harness:
+        buses = [harness.attach(Bus("sqlite:///bus.db", name=name)) for name in ("one", "two")]
+        passes: list[str] = []
+        for bus in buses:
+            bus.use(Tap(lambda message, bus=bus: passes.append(bus.name)))
+        news = buses[0].subscribe("news", name="news")
+        with running(buses[0]), running(buses[1]):
+            both = [bus.every("1m", "news", name="news") for bus in buses]
+            harness.advance(240.5)
+            ids = [news.receive(timeout=1.0).id for _ in range(4)]
+
+            assert ids == [f"news@{NOON + 60 * number:.0f}" for number in range(1, 5)]
+            figures = [schedule.stats() for schedule in both]
+            assert [one["published"] + one["elsewhere"] for one in figures] == [4, 4]
+            assert sum(one["published"] for one in figures) == 4
+            assert len(passes) <= 5
 
 
 def test_s39_a_handler_may_send_the_message_of_a_slot_again(harness: Harness) -> None:

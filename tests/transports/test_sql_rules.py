@@ -98,6 +98,7 @@ VISITS_ALL = {
     "OWNERS_WITH_DELIVERIES": "all processes, and all that they hold",
     "END_LEASES": "all processes, in a copy",
     "END_OWNED": "what all processes hold, when one of them has ended",
+    "SLOTS": "all schedules, for a list of them",
     "LETTERS": "all dead letters, for a list of them",
     "MESSAGES_BACKWARDS": "the messages since the last one that matches",
 }

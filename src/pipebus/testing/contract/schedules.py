@@ -22,7 +22,7 @@ class Ahead(SystemClock):
     def __init__(self, hours: int) -> None:
         self.hours = hours
 
-    def now(self) -> float:  # type: ignore[override]
+    def now(self) -> float:
         return SystemClock.now() + self.hours * HOUR
 
 
@@ -114,6 +114,6 @@ class TestSchedules:
                 bus.drain(timeout=stage.patience)
                 stats = bus.stats()
             published = sum(schedule["published"] for schedule in stats["schedules"])
-            return published - sum(sum(reasons.values()) for reasons in stats["dropped"].values())
+            return int(published - sum(sum(reasons.values()) for reasons in stats["dropped"].values()))
 
         return life

@@ -8,6 +8,7 @@ The rules of a store in a database, which every SQL engine shares: what is ready
     deliveries.py      taking and ending deliveries     keys.py         one message of a key at a time
     retention.py       what is kept for a time          records.py      what these hand to each other
     bound.py           a subscription served here       round.py        what its keeper writes in one transaction
+    slots.py           the last slots of schedules
 
 A delivery is a row in `ready`, `parked`, `later` or `claimed`, and each settlement moves or deletes that row. So nothing is
 counted twice, and the rows say what a killed process has left undone. A row in `claimed` names its owner and how often the

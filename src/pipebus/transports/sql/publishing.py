@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pipebus.message.outcomes import Receipt
+from pipebus.transports.sql import slots
 from pipebus.transports.sql import statements as sql
 from pipebus.transports.sql.keys import Waiting, line_up
 from pipebus.transports.sql.records import Outgoing
@@ -19,7 +20,7 @@ _RECEIPTS: Final = tuple(Receipt(count) for count in range(64))
 
 
 def publish(store: Store, outgoing: Sequence[Outgoing]) -> list[Receipt]:
-    """Store messages and their deliveries. A message whose id is known already changes nothing."""
+    """Store messages and their deliveries. A message whose id or slot is known already changes nothing."""
     store.directory.refresh(store.meta("subscriptions"), store.execute)
     now = store.now()
     known = _known(store, {one.id for one in outgoing}, now - store.window) if store.window > 0 else set()
@@ -32,9 +33,9 @@ def publish(store: Store, outgoing: Sequence[Outgoing]) -> list[Receipt]:
     gained: Counter[int] = Counter()
     subs: tuple[int, ...] = ()
     keyed = False
-    for id, subject, key, data, delay in outgoing:
+    for id, subject, key, data, delay, slot in outgoing:
         subs, reached = directory.subscriptions(subject)
-        if id in known:
+        if id in known or (slot is not None and not slots.record(store, slot)):
             receipts.append(Receipt(reached, duplicate=True))
             continue
         if store.window > 0:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
+from pipebus.message.slot import Slot
 from pipebus.outcomes.dead_letters import DeadLetter
 from pipebus.transports.base import Verdict
 
 
 class Outgoing(NamedTuple):
-    """One message to be stored. `delay`: seconds until it may be delivered."""
+    """One message to be stored. `delay`: seconds until it may be delivered. `slot`: of the schedule that publishes it."""
 
     id: str
     subject: str
     key: str | None
     data: bytes
     delay: float
+    slot: Slot | None = None
 
 
 class Found(NamedTuple):

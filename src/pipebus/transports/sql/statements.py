@@ -148,3 +148,9 @@ COUNT_DROP: Final = "INSERT INTO dropped VALUES (?, ?, 1) ON CONFLICT (sub, reas
 KNOWS: Final = "SELECT 1 FROM seen WHERE scope = ? AND key = ? AND until > ?"
 LEARN: Final = "INSERT INTO seen VALUES (?, ?, ?) ON CONFLICT (scope, key) DO UPDATE SET until = excluded.until"
 FORGET: Final = "DELETE FROM seen WHERE until <= ?"
+RECORD_SLOT: Final = (
+    "INSERT INTO schedule VALUES (?, ?, ?) ON CONFLICT (name) "
+    "DO UPDATE SET slot = excluded.slot, spec = excluded.spec WHERE excluded.slot > schedule.slot"
+)
+SLOT: Final = "SELECT slot FROM schedule WHERE name = ?"
+SLOTS: Final = "SELECT name, slot, spec FROM schedule ORDER BY name"

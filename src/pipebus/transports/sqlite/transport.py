@@ -19,8 +19,9 @@ from pipebus.message.codec import JsonCodec
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
+from pipebus.message.slot import Slot, slot_of
 from pipebus.transports.base import Binding, Capabilities, Finding, Kept, Surroundings, Transport, Verdict
-from pipebus.transports.sql import retention, subscriptions
+from pipebus.transports.sql import retention, slots, subscriptions
 from pipebus.transports.sql.bound import Bound
 from pipebus.transports.sql.records import Outgoing, Settlement
 from pipebus.transports.sql.store import Store
@@ -58,6 +59,7 @@ class SqliteTransport(Transport):
             dead_letters=True,
             memory=True,
             transactions=True,
+            schedules=True,
             max_size=LARGEST,
         )
         self.file = OpenFile(options, lambda: self.letters.cap, self._ring, self._wrote, self._rested)
@@ -153,7 +155,7 @@ class SqliteTransport(Transport):
             raise MessageTooLarge(
                 f"message {message.id} on {message.subject} has {len(data):,} bytes; at most {limit:,} are kept"
             )
-        return Outgoing(message.id, str(message.subject), message.key, data, delay)
+        return Outgoing(message.id, str(message.subject), message.key, data, delay, slot_of(message))
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
@@ -281,6 +283,18 @@ class SqliteTransport(Transport):
 
     def if_undone(self, call: Callable[[], object]) -> None:
         transaction.if_undone(self.file, call)
+
+    # --- schedules -----------------------------------------------------------------------------------------------------
+
+    def slot(self, name: str) -> float | None:
+        return self.file.query(lambda connection: slots.last(connection, name))
+
+    def skip_slot(self, slot: Slot) -> None:
+        self.file.write(lambda store: slots.record(store, slot))
+
+    def schedules(self) -> list[Slot]:
+        with closing(glance.look_into(self.options.path)) as connection:
+            return slots.every(connection)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
