@@ -656,6 +656,9 @@ def every_gives_a_schedule(bus: Bus) -> None:
     assert_type(bus.every("5m", "headlines.fetch", 5, headers={"a": "b"}, ttl=60.0), Schedule)
     bus.every(None, "headlines.fetch")  # type: ignore[call-overload]
     bus.every(60.0, "headlines.fetch", bodi=5)  # type: ignore[call-overload]
+    bus.every("5m", "headlines.fetch", name="headlines", now=True, missed="once")
+    bus.every("5m", "headlines.fetch", name="headlines", missed="twice")  # type: ignore[call-overload]
+    assert_type(bus.cron("0 3 * * 1-5", "report", name="report", timezone="Europe/Berlin", key="k"), Schedule)
 
 
 def every_follows_a_subject_too(bus: Bus) -> None:
@@ -663,6 +666,7 @@ def every_follows_a_subject_too(bus: Bus) -> None:
     bus.every(60.0, CREATED, Order(1))
     bus.every(60.0, TICK)
     bus.every(60.0, CREATED, Invoice("7"))  # type: ignore[misc]
+    bus.cron("0 3 * * *", CREATED, Invoice("7"))  # type: ignore[misc]
 
 
 # --- handlers written down, publishers, receivers ----------------------------------------------------------------------

@@ -6,6 +6,7 @@ Schedules: messages that the bus publishes again and again.
 
 A schedule is a mailbox with room for one tick, and a handler that publishes. So each tick runs on the worker pool like any
 handler: if a filter or a full mailbox makes it wait, no other schedule waits, and ticks that become due meanwhile are skipped.
+(A named schedule has room for two: of the slots that come meanwhile, the last one is published.)
 """
 
 from __future__ import annotations
