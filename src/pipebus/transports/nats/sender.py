@@ -85,6 +85,10 @@ class Sender:
         self._post(one)
         return future
 
+    def known(self, message: Message[Any]) -> Receipt:
+        """The receipt of a message that was published before."""
+        return self._receipt(message, self._subjects.theirs(str(message.subject)), True)
+
     def wait_for(self, one: Outgoing) -> Result:
         """Publish, and wait for the result. From a thread."""
         gate = threading.Lock()

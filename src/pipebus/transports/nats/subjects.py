@@ -9,6 +9,7 @@ The names of our subjects on the server.
     a dead letter              <prefix>-dead.<consumer>.<id>    kept in the stream of dead letters
     who serves a consumer?     <prefix>-here.<consumer>         plain NATS: kept nowhere
     attempts at a message      <prefix>-note.<consumer>.<seq>   kept there too
+    last slot of a schedule    <prefix>-note.schedule.slot.<it> kept there too
 
 With an empty prefix the first is the same on both sides, and the others begin with the name of the stream.
 """
@@ -46,6 +47,7 @@ class Subjects:
         self.later = f"{root}-later."
         self.dead = f"{root}-dead."
         self.notes = f"{root}-note."
+        self.slots = f"{root}-note.schedule.slot."
         self.here = f"{root}-here."
 
     def keeps(self, subject: str) -> bool:

@@ -17,6 +17,9 @@ if a reader takes the messages).
 *Fences*. The server accepts the verdict of a process that has lost its lease; this process refuses it only if the message has
 come back to it.
 
+*Slots of schedules*. A process that is killed between the message of a slot and its record leaves a slot that may come again:
+if no process is there for longer than the window, and the next one publishes what was missed.
+
 *A server that is killed* forgets what it has done in the last tenth of a second. What it handed out then comes again, as the
 same attempt, and what was acknowledged may come again.
 
@@ -35,6 +38,7 @@ from nats.aio.client import Client
 from pipebus.errors import (
     BusClosed,
     PipebusError,
+    PublishUnknown,
     TransportError,
     UnsupportedCapability,
 )
@@ -42,6 +46,7 @@ from pipebus.message.codec import JsonCodec
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
+from pipebus.message.slot import Slot, slot_of
 from pipebus.transports.base import Binding, Capabilities, Finding, Kept, Surroundings, Transport, Verdict
 from pipebus.transports.nats import health
 from pipebus.transports.nats.asking import ANSWER, _Refused
@@ -59,6 +64,7 @@ from pipebus.transports.nats.publisher import Publisher
 from pipebus.transports.nats.puller import Puller
 from pipebus.transports.nats.sender import Sender
 from pipebus.transports.nats.served import Counts, Served
+from pipebus.transports.nats.slots import Slots
 from pipebus.transports.nats.streams import Streams
 from pipebus.transports.nats.subjects import Subjects, consumer_name
 from pipebus.waiting.locks import Locks, free
@@ -88,6 +94,7 @@ class NatsTransport(Transport):
         self.sender = Sender(options, self.subjects, self.codec)
         self.letters = StoredLetters(self, self.codec)
         self.notes = Notes(self)
+        self.slots = Slots(f"{options.stream}-DEAD", self.subjects.slots)
         self.dead_letters = None if options.core else self.letters
         self.link: Link
         self._around: Surroundings | None = None
@@ -118,6 +125,7 @@ class NatsTransport(Transport):
             replay=True,
             multi_process=True,
             dead_letters=True,
+            schedules=True,
             max_size=payload - RESERVE,
         )
 
@@ -179,9 +187,22 @@ class NatsTransport(Transport):
     # --- publishing --------------------------------------------------------------------------------------------------
 
     def send(self, message: Message[Any], delay: float) -> Receipt:
-        return self._open().send(message, delay)
+        slot = slot_of(message)
+        if slot is None or not self.capabilities.schedules:
+            return self._open().send(message, delay)
+        last = self.slot(slot.schedule)
+        if last is not None and last >= slot.time:
+            return self._open().known(message)
+        receipt = self._open().send(message, delay)
+        try:
+            self.skip_slot(slot)
+        except TransportError as error:
+            raise PublishUnknown(f"message {slot.id} is stored, but not that its slot is over: {error}", slot.id) from None
+        return receipt
 
     def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
+        if slot_of(message) is not None:  # it waits for several answers, one after the other
+            return super().asend(message, delay)
         return self._open().asend(message, delay)
 
     def _open(self) -> Sender:
@@ -284,6 +305,18 @@ class NatsTransport(Transport):
 
     def flush(self) -> None:
         self.link.run(self.served.flush(), ANSWER)
+
+    # --- schedules -----------------------------------------------------------------------------------------------------
+
+    def slot(self, name: str) -> float | None:
+        found = self.look(lambda link: self.slots.last(link, name))
+        return None if found is None else found.time
+
+    def skip_slot(self, slot: Slot) -> None:
+        self.look(lambda link: self.slots.record(link, slot))
+
+    def schedules(self) -> list[Slot]:
+        return self.look(self.slots.every)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
