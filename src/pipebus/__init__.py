@@ -62,7 +62,7 @@ def _files() -> ModuleType:
 
 Bus._files = _files
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 
 __all__ = [
     "Actor",
