@@ -17,6 +17,7 @@ import pytest
 from pipebus import Bus, Delivery, Message, SubscriptionError, UnsupportedCapability
 from pipebus.filters import Dedupe
 from pipebus.testing import Harness, file_tests, run_filter, run_handler
+from pipebus.testing.simulation import scheduler
 
 URLS = [
     "sqlite:///bus.db",
@@ -223,6 +224,18 @@ def test_a_temporary_store_outlives_a_bus_and_not_the_harness(untouched: Path) -
             harness.drain()
             assert got == ["kept"]
     assert list(untouched.iterdir()) == []
+
+
+@pytest.mark.parametrize("minutes", [1, pytest.param(30, marks=pytest.mark.thorough)])
+def test_any_time_may_pass_on_an_idle_temporary_store(minutes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store looks for messages of other processes all the time, which is not taken for a run without an end."""
+    if minutes == 1:
+        monkeypatch.setattr(scheduler, "MOST_STEPS", 5_000)
+    with Harness(store="temporary", patience=30.0 if minutes == 1 else 5.0) as harness:
+        bus = harness.start(Bus("sqlite:///bus.db"))
+        bus.every("1m", "tick")
+        harness.advance(60.0 * minutes)
+        assert (harness.elapsed, len(harness.published)) == (60.0 * minutes, minutes)
 
 
 @every_url

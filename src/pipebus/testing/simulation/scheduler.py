@@ -39,7 +39,10 @@ from pipebus.testing.simulation.virtual_clock import VirtualClock
 from pipebus.testing.simulation.virtual_loop import SimLoop
 
 MOST_STEPS: Final = 300_000
-"""A run with more steps is considered endless; a typical scenario takes some thousands."""
+"""
+A run with more steps is considered endless; a typical scenario takes some thousands. While a test lets a certain time pass,
+they are counted from one moment to the next: threads that poll take as many steps as there is time.
+"""
 
 PATIENCE: Final = 30.0
 """Real seconds for one run (`inside`: for one wait), in case a thread waits for something outside the scheduler's control."""
@@ -393,6 +396,8 @@ class Simulation:
         if not deadlines:
             return False
         self.time = max(self.time, min(deadlines))
+        if self.all_tasks[0].guest and self.all_tasks[0].deadline is not None:
+            self._counted_from = self.steps
         if self.story is not None:
             self.story.note("", f"time passes: {self.elapsed:g} s since the beginning")
         self._wake_the_late()
@@ -461,9 +466,11 @@ class Simulation:
 
     def _await_turn(self, me: Task) -> bool:
         """Wait for the baton. Without it (a timeout, an interrupt) this thread goes on, but no thread may take a step then."""
-        came = False
+        timed, came, moment = me.deadline is not None, False, None
         try:
-            came = me.baton.acquire(timeout=self.patience)
+            while not came and (moment is None or (timed and moment != self.time)):
+                moment = self.time  # while virtual time passes, as it was asked to, no thread is lost
+                came = me.baton.acquire(timeout=self.patience)
         finally:
             self.lost = not came
         return came
