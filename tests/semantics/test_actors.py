@@ -233,21 +233,22 @@ def test_s28_two_of_one_name_are_an_error(first: str) -> None:
 
 @every_sort
 def test_s28_where_messages_are_encoded_an_actor_needs_a_name(sort: Sort) -> None:
-    """Only a name can be encoded, so mail to the object and actors without a name are refused, with a remedy."""
+    """Only a name can be encoded: mail to a named actor is mail to its name, and actors without one are refused."""
     with running(Bus("memory:?wire=json")) as bus:
         with pytest.raises(UnsupportedCapability, match=rf"give {sort.cls.__name__} a name"):
             sort.spawn(bus)
         greeter = sort.spawn(bus, "greeter")
         assert greeter.subscription.patterns == ("greeter",)
 
-        with pytest.raises(UnsupportedCapability, match="is an object"):
-            bus.publish(greeter, "by reference")
+        with pytest.raises(UnsupportedCapability, match=f"give .*{sort.cls.__name__}.* a name, its address there"):
+            bus.publish(sort.cls(), "to nobody")
         body = {"to": ["Ada"]}
-        assert bus.publish("greeter", body) == Receipt(1)
+        assert bus.publish("greeter", body) == bus.publish(greeter, "by reference") == Receipt(1)
         bus.drain(WAIT)
 
-        assert greeter.given == [body]
+        assert greeter.given == [body, "by reference"]
         assert greeter.given[0] is not body
+        assert [message.subject for message in greeter.mail] == ["greeter", "greeter"]
 
 
 def test_s28_mail_to_an_actor_that_is_not_spawned_reaches_nobody() -> None:

@@ -777,7 +777,7 @@ def test_s31_where_messages_are_encoded_a_schedule_needs_a_named_subject() -> No
     """`every` refuses such a subject at once."""
     bus = Bus("memory:?wire=json")
 
-    for subject in (Ref(bus), Notes("greeter")):
+    for subject in (Ref(bus), Notes()):
         with pytest.raises(UnsupportedCapability):
             bus.every(1, subject)
 

@@ -29,7 +29,7 @@ from pipebus.errors import (
     PipebusError,
     PipelineError,
 )
-from pipebus.foreign.objects import plain_text, spared
+from pipebus.foreign.objects import spared
 from pipebus.mailbox.offering import ONE
 from pipebus.message.message import Message, make_message
 from pipebus.message.outcomes import Dropped, Receipt
@@ -107,7 +107,7 @@ class Bus:
         # `publish` needs these at hand: each further attribute lookup would be measurable.
         self._lifecycle = engine.lifecycle
         self._sender, composer = engine.sender, engine.sender.composer
-        self._compose = composer.plain
+        self._address, self._compose = engine.address, composer.plain
         self._router, self._next_id, self._now, self._ledger = engine.router, composer.next_id, composer.now, engine.ledger
         _buses.add(self)
         if (made := getattr(engine.clock, "made", None)) is not None:  # a test's clock, which keeps a list of its buses
@@ -151,7 +151,7 @@ class Bus:
             object.
         """
         if type(subject) is not str:
-            subject = plain_text(subject)
+            subject = self._address(subject)
         if options:
             check_options(options, "publish")
             return self._sender.publish(subject, body, **options)
@@ -198,7 +198,7 @@ class Bus:
         worker thread with a copy of the context.
         """
         if type(subject) is not str:
-            subject = plain_text(subject)
+            subject = self._address(subject)
         if not options and not delay:
             try:
                 found = self._router.filed[subject]
@@ -225,7 +225,7 @@ class Bus:
                     raise
             return await self._sender.ahand_in(found, message)
         check_options(options, "apublish")
-        return await self._sender.apublish(plain_text(subject), body, delay, **options)
+        return await self._sender.apublish(self._address(subject), body, delay, **options)
 
     async def asend(self, message: Message[Any]) -> Receipt | Dropped:
         """`send` for coroutines."""
@@ -267,7 +267,7 @@ class Bus:
                 "request waits for its reply and would stop the running event loop; use `await bus.arequest(…)`"
             )
         check = None if reply is None and type(subject) is str else expected(subject, reply)
-        found = self._sender.request(plain_text(subject), body, timeout, options)
+        found = self._sender.request(self._address(subject), body, timeout, options)
         return found if check is None else check(found)
 
     @overload
@@ -289,7 +289,7 @@ class Bus:
     ) -> Message[Any]:
         """`request` for coroutines."""
         check = None if reply is None and type(subject) is str else expected(subject, reply)
-        found = await self._sender.arequest(plain_text(subject), body, timeout, options)
+        found = await self._sender.arequest(self._address(subject), body, timeout, options)
         return found if check is None else check(found)
 
     # --- registering -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from pipebus.foreign.objects import plain_text, shown
 from pipebus.mailbox.claims import Claims
 from pipebus.message.codec import Codec, JsonCodec, prepare
 from pipebus.message.message import Message
+from pipebus.message.subject import encoded_address
 from pipebus.outcomes.dead_letters import DeadLetters
 from pipebus.outcomes.ledger import Ledger
 from pipebus.pipeline.compose import Node
@@ -93,6 +94,7 @@ class Engine:
             self.locks.add(self.transport.locks)
         if not self.transport.local or self.transport.codec is not None:
             prepare()
+        self.address: Callable[[Any], Any] = plain_text if self.transport.capabilities.objects else encoded_address
         self.check_promises()
 
         cap = _whole(dead_letters, "dead_letters")
@@ -122,7 +124,7 @@ class Engine:
         self.replies = Replies(self)
         self.lifecycle = Lifecycle(self)
         self.sender = Sender(
-            clock=self.clock, transport=self.transport, url=self.url, router=self.router,
+            clock=self.clock, transport=self.transport, url=self.url, address=self.address, router=self.router,
             replies=self.replies, ledger=self.ledger, pool=self.pool, loop_thread=self.loop_thread, timers=self.timers,
             locks=self.locks, check_publish=self.lifecycle.check_publish,
             started=lambda: self.lifecycle.state == "started", strict=strict, max_hops=self.max_hops,
@@ -241,7 +243,7 @@ class Engine:
     def listeners(self, subject: Any) -> list[Any]:
         """The subscriptions whose patterns match."""
         with free(self.router.lock):
-            return self.router.listeners(plain_text(subject))
+            return self.router.listeners(self.address(subject))
 
     def after_fork(self) -> None:
         """In the child: nothing of an inherited bus works. Its publishes find no route, and `check_publish` raises."""

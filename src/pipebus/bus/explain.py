@@ -199,7 +199,7 @@ def explain(engine: Engine, about: Any, wide: int | None = None) -> str:
     """
     message = about if isinstance(about, Message) else None
     subject = message.subject if message is not None else about
-    subject = plain_text(subject)
+    subject = engine.address(subject)
     if isinstance(subject, str):
         check_subject(subject)
     lines: list[tuple[int, str, str, str]] = []

@@ -88,7 +88,7 @@ class Schedules:
         when = timetable()
         name, now, missed = plain_text(options.pop("name", None)), options.pop("now", False), options.pop("missed", "skip")
         turns = self._turns(call, name, now, missed)
-        subject = plain_text(subject)
+        subject = self.sender.composer.address(subject)
         self._check_envelope(call, subject, options)
         rules = Rules(
             **self.planner.machinery(),

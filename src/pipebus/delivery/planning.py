@@ -58,6 +58,7 @@ class Machinery(Hub, Protocol):
     loops: LoopRunner
     timers: Timers
     starts: Starts
+    address: Callable[[Any], Any]
     pool_is_given: bool
     name: str
     url: str
@@ -89,11 +90,11 @@ class Planner:
             UnsupportedCapability: an object, on a transport that carries none.
         """
         if isinstance(subject, (list, tuple, set)):
-            found = tuple(self.subjects(one, word) for one in dict.fromkeys(map(plain_text, subject)))
+            found = tuple(self.subjects(one, word) for one in dict.fromkeys(map(self.bus.address, subject)))
             if not found:
                 raise SubscriptionError("a subscription needs a subject; the list is empty")
             return found[0] if len(found) == 1 else found
-        subject = plain_text(subject)
+        subject = self.bus.address(subject)
         if isinstance(subject, str):
             pattern = Pattern(subject)
             return pattern.text if pattern.literal else pattern
@@ -212,6 +213,7 @@ class Planner:
             raise UnsupportedCapability(f'subscription {title}: this transport keeps no messages, so deliver must be "new"')
         if run not in (None, "pool", "thread", "loop"):
             raise bad(f'run={shown(run)}; it is "pool", "thread" or "loop"')
+        to = self.bus.address(to)
         self._check_to(to, bad)
         bound = binding.bind(handler, self.known, place, name) if handler is not None else None
         if bound is None and workers > 1:

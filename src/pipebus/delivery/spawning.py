@@ -64,7 +64,7 @@ class Spawner:
             subjects = (actor, name) if bus.transport.capabilities.objects else name
         elif not bus.transport.capabilities.objects:
             raise UnsupportedCapability(
-                f"{bus.url} carries mail for named subjects only; give {type(actor).__name__} a name, and publish to that"
+                f"{bus.url} carries mail for named subjects only; give {type(actor).__name__} a name, its address there"
             )
         if more != ():
             own = subjects if isinstance(subjects, tuple) else (subjects,)

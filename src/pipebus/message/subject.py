@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, get_args
 
 from pipebus.errors import SubjectError, UnsupportedCapability
-from pipebus.foreign.objects import plain_text, shown
+from pipebus.foreign.objects import class_name, plain_text, shown
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -101,11 +101,18 @@ def no_address(found: Any, word: str) -> SubjectError:
 
 def not_carried(subject: Any, carrier: str, field: str = "subject") -> UnsupportedCapability:
     """The error for mail addressed to an object where messages are encoded."""
-    name = plain_text(getattr(subject, "name", None))
-    remedy = f'write the name "{name}" instead of the object' if isinstance(name, str) else "use a string, or an actor's name"
+    remedy = "use a string" if isinstance(subject, Ref) else f"give the {class_name(subject)} a name, its address there"
     return UnsupportedCapability(
         f"{field} {shown(subject)} is an object, and {carrier} carries only mail for named subjects; {remedy}"
     )
+
+
+def encoded_address(subject: Any) -> Any:
+    """`plain_text`, where messages are encoded: a named actor is its name. What cannot be encoded stays as it is."""
+    if not isinstance(subject, Address):
+        return plain_text(subject)
+    name = plain_text(getattr(subject, "name", None))
+    return name if isinstance(name, str) else subject
 
 
 class Subject(str, Generic[T, A]):

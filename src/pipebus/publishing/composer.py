@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from pipebus.clock import Clock, SystemClock
 from pipebus.errors import MessageError
 from pipebus.foreign.objects import plain_text
@@ -27,9 +29,11 @@ class Composer:
 
     Args:
         max_hops: How many handlers may pass a conversation on.
+        address: What a subject is on the bus's transport: see `encoded_address`.
     """
 
-    def __init__(self, clock: Clock, max_hops: int) -> None:
+    def __init__(self, clock: Clock, max_hops: int, address: Callable[[Any], Any]) -> None:
+        self.address = address
         self.clock = clock
         self.max_hops = max_hops
         self._ids = IdRange()
@@ -56,7 +60,7 @@ class Composer:
     ) -> Message[Any]:  # fmt: skip
         """A message of options, which are checked. They may say that it is of another conversation than the message in hand."""
         checked = None if headers is None else check_headers(headers)
-        key, reply_to, id = plain_text(key), plain_text(reply_to), plain_text(id)
+        key, reply_to, id = plain_text(key), self.address(reply_to), plain_text(id)
         correlation_id, causation_id = plain_text(correlation_id), plain_text(causation_id)
         ttl = None if ttl is None else ttl_of(ttl)
         check_fields(key, None, reply_to, correlation_id, id, causation_id=causation_id)
@@ -75,6 +79,9 @@ class Composer:
         if message.__class__ is not Message:
             raise MessageError(f"send takes a Message, found {type(message).__name__}; publish(subject, body) makes one")
         message, held = without_slot(check_message(message)), in_hand()
+        subject, reply_to = self.address(message.subject), self.address(message.reply_to)
+        if subject is not message.subject or reply_to is not message.reply_to:
+            message = msgspec.structs.replace(message, subject=subject, reply_to=reply_to)
         return message if held is None else passed_on(message, held, self.max_hops)
 
     def count(self) -> None:

@@ -55,6 +55,7 @@ class Sender:
     Sends messages through their route.
 
     Args:
+        address: What a subject is on this transport: see `encoded_address`.
         check_publish: Raises if the bus accepts no messages now.
         started: Whether the bus is started; routes are kept only then.
         strict: Whether a publish to which nobody listens raises, unless it says otherwise.
@@ -62,7 +63,7 @@ class Sender:
     """
 
     def __init__(
-        self, *, clock: Clock, transport: Transport, url: str, router: Router, replies: Replies,
+        self, *, clock: Clock, transport: Transport, url: str, address: Callable[[Any], Any], router: Router, replies: Replies,
         ledger: Ledger, pool: Pool, loop_thread: LoopThread, timers: Timers, locks: Locks,
         check_publish: Callable[[], None], started: Callable[[], bool], strict: bool, max_hops: int,
     ) -> None:  # fmt: skip
@@ -79,7 +80,7 @@ class Sender:
         self.check_publish = check_publish
         self.started = started
         self.strict = strict
-        self.composer = Composer(clock, max_hops)
+        self.composer = Composer(clock, max_hops, address)
         self._sync, self._bare = Way("sync", strict=strict), Way("sync", force=True, strict=strict)
 
     # --- checks --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ from functools import partial
 import pytest
 
 from pipebus.bus.bus import engine_of
+from pipebus.delivery.actor import Actor
+from pipebus.delivery.delivery import Delivery
 from pipebus.errors import SubjectError, UnsupportedCapability
+from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.table import NO_PATTERN, NO_SUBJECT, ROWS
@@ -172,6 +175,34 @@ class TestDelivery:
                 bus.subscribe("a", again, name="s")
                 bus.drain(timeout=stage.patience)
                 assert [body for body in again.bodies if body < 3] == [1, 2]
+
+    def test_named_actor_is_addressed_by_its_object(self, stage: Stage) -> None:
+        """
+        Mail to a named actor's object reaches it, as a subject, as the address of an answer, and as the one for returned
+        values. Where messages are encoded, that is its name.
+        """
+        seen = Seen()
+
+        class Clerk(Actor):
+            def on_message(self, message: Message, delivery: Delivery) -> str:
+                seen(message, delivery)
+                return f"{message.body}, answered"
+
+        def answer(message: Message) -> str:
+            return f"{message.body}, returned"
+
+        bus = stage.open()
+        clerk = bus.spawn(Clerk("clerk"))
+        bus.subscribe("questions", answer, name="questions", to=clerk)
+        with running(stage, bus):
+            assert bus.publish(clerk, "published") == Receipt(1)
+            assert bus.send(Message(clerk, "sent")) == Receipt(1)
+            assert bus.request(clerk, "asked", timeout=stage.patience).body == "asked, answered"
+            bus.publish("questions", "x", reply_to=clerk)
+            bus.drain(timeout=stage.patience)
+        assert sorted(seen.bodies) == ["asked", "published", "sent", "x, returned", "x, returned"]
+        address = clerk if stage.capabilities.objects else "clerk"
+        assert {message.subject for message in seen.messages} == {address}
 
     def test_late_subscriber_gets_new_messages(self, stage: Stage) -> None:
         """A new subscription gets new messages; earlier ones only if the transport keeps them and the subscription asks."""
