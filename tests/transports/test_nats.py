@@ -19,7 +19,7 @@ pytest.importorskip("nats")
 
 from nats_server import NatsServer, NatsStage, with_client
 
-from pipebus import Bus, Message, Pipeline, transform
+from pipebus import Bus, Message
 from pipebus.delivery.delivery import Delivery
 from pipebus.errors import (
     DeadLetterError,
@@ -636,34 +636,6 @@ class TestLetters:
         assert len(letters) == 1
         letters.discard(letters.list()[0].id)
         assert letters.list() == []
-
-    def test_letters_of_the_publish_side_are_kept_and_published_anew(self, stage: NatsStage) -> None:
-        """The program that owns the publish chain can replay them; another program gets an error."""
-        broken, seen = [True], Seen()
-
-        @transform
-        def check(message: Message) -> Message:
-            if broken:
-                raise ValueError("no")
-            return message
-
-        bus = stage.open()
-        bus.use(Pipeline(check, on_error="dead_letter"))
-        bus.subscribe("a", seen, name="s")
-        with running(stage, bus):
-            assert not bus.publish("a", 1, id="m")
-            (letter,) = bus.dead_letters.list()
-            assert (letter.subscription, letter.message.body) == ("publish", 1)
-            assert bus.dead_letters.show(letter.id) == letter
-            with pytest.raises(DeadLetterError, match="publish chain"):
-                Bus(stage.url).dead_letters.replay(letter.id)
-            broken.clear()
-            bus.dead_letters.replay(letter.id)
-            bus.drain(timeout=10)
-            assert bus.dead_letters.list() == []
-            with pytest.raises(DeadLetterError, match="no dead letter"):
-                bus.dead_letters.show(letter.id)
-        assert [message.id for message in seen.messages] == ["m"]
 
     def test_a_letter_whose_subscription_is_gone_stays(self, stage: NatsStage) -> None:
         """The letter stays because there is no subscription to give it to."""

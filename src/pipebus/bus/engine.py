@@ -101,7 +101,7 @@ class Engine:
         self.dead_letters: DeadLetters = (
             self.transport.dead_letters if self.transport.dead_letters is not None else DeadLetters(cap, self.locks)
         )
-        self.dead_letters.cap, self.dead_letters.locks = cap, self.locks
+        self.dead_letters.cap, self.dead_letters.locks, self.dead_letters.publish_again = cap, self.locks, bus.send
         self.ledger = Ledger(name, lambda error: self.lifecycle.interrupted(error, "an observer"), self.locks)
 
         self.starts = Starts(self.ledger.warn)
@@ -130,7 +130,7 @@ class Engine:
             started=lambda: self.lifecycle.state == "started", strict=strict, max_hops=self.max_hops,
         )  # fmt: skip
         self.rule = PublishRulings(
-            clock=self.clock, locks=self.locks, ledger=self.ledger, dead_letters=self.dead_letters, send=bus.send,
+            clock=self.clock, locks=self.locks, ledger=self.ledger, dead_letters=self.dead_letters,
             ended_by_stop=self.lifecycle.ended_by_stop,
         ).rule  # fmt: skip
 

@@ -4,19 +4,22 @@ import argparse
 import json
 import logging
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from pipebus import events
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.arguments import add_allow, add_timeout
 from pipebus.cli.letters import Letter, Letters, letter_json
 from pipebus.cli.replay import Replay
 from pipebus.cli.show import as_json, printable, table
-from pipebus.cli.stores import check_file, file_of, keeps_letters
-from pipebus.cli.targets import is_module, is_url, open_bus, shown
-from pipebus.errors import DeadLetterError
+from pipebus.cli.stores import check_file, file_of, keeps_letters, only_publish
+from pipebus.cli.targets import is_module, is_url, open_bus, shown, starting
+from pipebus.errors import reason_of
+from pipebus.outcomes.dead_letters import PUBLISH
 
 MANY: Final = 20
 """Most ids that an error lists."""
@@ -38,7 +41,8 @@ A bus in memory keeps its dead letters only while it runs, so `pipebus run --dea
 MODULE:BUS; its letters can be listed and shown.
 
 A SQLite file and a NATS server keep dead letters themselves: give their URL, or a config file or MODULE:BUS that uses them.
-Replay then gives a message back to its subscription there, and a process that serves the subscription handles it.
+Replay then gives a message back to its subscription there, and a process that serves the subscription handles it. A message
+that died in a publish chain is published through the chain of the config file or MODULE:BUS; with a URL, there is none.
 
 Exit code: 0 done; 1 a replayed letter is dead again, was not handled in time, or could not be given back or discarded.
 """
@@ -94,7 +98,7 @@ def _done(args: argparse.Namespace, bus: Bus | None) -> int:
             _show(one, "\n" if number else "")
         return 0
     if bus is not None and keeps_letters(bus):
-        return _act(args, bus, [one["id"] for one in chosen], len(letters) - len(chosen))
+        return _act(args, bus, chosen, len(letters) - len(chosen))
     if bus is not None:
         raise CommandError(
             f"{args.action} needs a file of letters; those of {shown(args.letters)} are in that program's memory"
@@ -135,28 +139,52 @@ def _in_memory(path: str) -> bool:
     return isinstance(found, str) and found.startswith("memory:")
 
 
-def _act(args: argparse.Namespace, bus: Bus, ids: list[str], others: int) -> int:
+def _act(args: argparse.Namespace, bus: Bus, chosen: list[Letter], others: int) -> int:
     """Replay or discard letters that a transport keeps, even while other processes use it."""
     replay = args.action == "replay"
     if replay and args.on is not None:
         raise CommandError(f"the letters of {shown(args.letters)} go back to their own subscriptions; leave out --on")
     act = bus.dead_letters.replay if replay else bus.dead_letters.discard
+    published = [one for one in chosen if replay and one["subscription"] == PUBLISH]
     stays: dict[str, str] = {}
-    for id in ids:
-        try:
-            act(id)
-        except DeadLetterError as error:  # another process was faster, or the letter cannot be given back
-            stays[id] = str(error)
-    for why in stays.values():
-        print(printable(why), file=sys.stderr)
-    done = len(ids) - len(stays)
+    again: list[events.Died] = []
+    with _publishing(bus, again, args.timeout) if published else nullcontext():
+        for one in chosen:
+            try:
+                act(one["id"])
+            except Exception as error:  # another process was faster, it cannot be given back, or a filter refuses it
+                stays[one["id"]] = reason_of(error)
+            if again:
+                stays[one["id"]] = f"{one['id']} is dead again, as {again[0].letter}: {again.pop().error}"
+    for id, why in stays.items():
+        print(printable(why if id in why else f"{id} stays: {why}"), file=sys.stderr)
+    done = len(chosen) - len(stays)
     if replay:
         print(f"{done} given back, {len(stays)} not given back, {others} left alone")
+        if is_url(args.letters) and published:
+            print(
+                f"{len(published)} died in a publish chain, and {shown(args.letters)} has none: no filter has seen them now; "
+                "with a config file or MODULE:BUS, they pass through its chain",
+                file=sys.stderr,
+            )
         if done and not _served(bus):
             print("no running process serves the file; start one to handle them", file=sys.stderr)
     else:
         print(f"{done} discarded, {others + len(stays)} left")
     return 1 if stays else 0
+
+
+@contextmanager
+def _publishing(bus: Bus, dead: list[events.Died], timeout: float) -> Iterator[None]:
+    """Run the publish chain of a bus, and nothing else of it. What dies in it meanwhile is added to `dead`."""
+    only_publish(bus)
+    bus.observe(lambda event: dead.append(event) if isinstance(event, events.Died) else None)
+    with starting():
+        bus.start()
+    try:
+        yield
+    finally:
+        engine_of(bus).lifecycle.stop(timeout, None)
 
 
 def _served(bus: Bus) -> bool:

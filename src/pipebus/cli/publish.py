@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from pipebus import events
-from pipebus.bus.bus import Bus, engine_of
+from pipebus.bus.bus import engine_of
 from pipebus.cli import log_to_stderr
 from pipebus.cli.arguments import (
     add_allow,
@@ -21,13 +21,12 @@ from pipebus.cli.arguments import (
 from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import Unrouted, body_json, error_json, outcome_json
 from pipebus.cli.show import as_json
-from pipebus.cli.stores import check_file, file_of, keeps_letters, leave_alone
+from pipebus.cli.stores import check_file, file_of, keeps_letters, only_publish
 from pipebus.cli.summary import KINDS, add_fail_on, left_over
 from pipebus.cli.targets import is_url, open_bus, starting
 from pipebus.message.message import Message
 from pipebus.message.subject import check_subject
 from pipebus.outcomes.dead_letters import PUBLISH
-from pipebus.publishing.arrival import patterns_of
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.transport import SqliteTransport
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if store is not None and check_file(store, new=True) and is_url(args.target):  # a typing mistake makes a file, too
         print(f"pipebus publish: {store.options.path} is a new file", file=sys.stderr)
     if keeps_letters(bus):
-        _only_publish(bus)
+        only_publish(bus)
     unrouted = Unrouted(bus)
     dropped: list[dict[str, Any]] = []
 
@@ -111,13 +110,6 @@ def run(args: argparse.Namespace) -> int:
         return 128 + interrupts.number
     happened = {outcome["outcome"], *outcome.keys() & KINDS}
     return 1 if happened & {"rejected", "failed", "dead", "left", *args.fail_on} else 0
-
-
-def _only_publish(bus: Bus) -> None:
-    """Announce the subscriptions to the transport, but leave them and the schedules to the process that runs the bus."""
-    found = [(one.name, patterns_of(one), one.plan.deliver) for one in bus.subscriptions if one.durable]
-    leave_alone(bus)
-    engine_of(bus).transport.announce(found)
 
 
 def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:

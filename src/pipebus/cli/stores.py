@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import CommandError
 from pipebus.errors import TransportError
+from pipebus.publishing.arrival import patterns_of
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.transport import SqliteTransport
@@ -33,6 +34,13 @@ def leave_alone(bus: Bus) -> None:
         schedule.stop()
     for one in bus.subscriptions:
         engine_of(bus).end(one, "unsubscribed")
+
+
+def only_publish(bus: Bus) -> None:
+    """Announce the subscriptions to the transport, but leave them and the schedules to the process that runs the bus."""
+    found = [(one.name, patterns_of(one), one.plan.deliver) for one in bus.subscriptions if one.durable]
+    leave_alone(bus)
+    engine_of(bus).transport.announce(found)
 
 
 def next_due(store: SqliteTransport, names: list[str]) -> float:

@@ -90,7 +90,7 @@ def digest_of(error: BaseException) -> str:
 class Source(msgspec.Struct):
     """What a store must do for the origin of a letter: the subscription or route that made it provides these functions."""
 
-    revive: Callable[[Message[Any]], None]  # raises if there is no room
+    revive: Callable[[Message[Any]], object]  # raises if there is no room
     letter_gone: Callable[[Message[Any], str], None]  # called when the letter is gone, to count it under this reason
 
 
@@ -111,6 +111,8 @@ class DeadLetters:
         self.total = 0
         self.evicted = 0
         self.also: Callable[[DeadLetter], object] = lambda letter: None  # called with each new letter; never raises
+        # Sends a message that died in a publish chain through the chain of the bus.
+        self.publish_again: Callable[[Message[Any]], object] = lambda message: None
         self._letters: dict[str, tuple[DeadLetter, Source]] = {}
         self._numbers = itertools.count(1)
         self._replaying: set[str] = set()
@@ -170,7 +172,7 @@ class DeadLetters:
     def replay(self, id: DeadLetter | str) -> None:
         """
         Give the message of a letter, given itself or by id, back to the subscription that failed, with attempts counted from
-        zero. A message that died in a publish chain is published again.
+        zero. A message that died in a publish chain is published again, through the chain of this bus, which must run.
 
         Raises:
             DeadLetterError: there is no such letter, or its subscription is full or gone (the letter stays).

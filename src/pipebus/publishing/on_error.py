@@ -20,19 +20,17 @@ from pipebus.waiting.locks import Locks
 class PublishRulings:
     """
     Args:
-        send: Publishes a dead letter again.
         ended_by_stop: Whether the stop of this bus has caused an error; such an error is raised.
     """
 
     def __init__(
-        self, *, clock: Clock, locks: Locks, ledger: Ledger, dead_letters: DeadLetters, send: Callable[[Message[Any]], object],
+        self, *, clock: Clock, locks: Locks, ledger: Ledger, dead_letters: DeadLetters,
         ended_by_stop: Callable[[BaseException], bool],
     ) -> None:  # fmt: skip
         self.clock = clock
         self.locks = locks
         self.ledger = ledger
         self.dead_letters = dead_letters
-        self.send = send
         self.ended_by_stop = ended_by_stop
 
     def rule(self, on_error: compose.OnError) -> compose.Ruling:
@@ -53,15 +51,12 @@ class PublishRulings:
         self.locks.check()
         now = self.clock.now()
         letter = self.dead_letters.add(
-            message, error, Source(self._publish_again, self._forget), subscription=PUBLISH, by=by, attempts=1,
+            message, error, Source(self.dead_letters.publish_again, self._forget), subscription=PUBLISH, by=by, attempts=1,
             first_time=now, time=now,
         )  # fmt: skip
         self.ledger.failed("message.died", error, by=by, subject=said(message.subject), message=message.id, letter=letter.id)
         if self.ledger.observed:
             self.ledger.emit(events.Died(message, PUBLISH, letter.id, letter.error, error))
-
-    def _publish_again(self, message: Message[Any]) -> None:
-        self.send(message)
 
     def _forget(self, message: Message[Any], reason: str) -> None:
         self.ledger.dropped(message, Dropped(reason, PUBLISH))

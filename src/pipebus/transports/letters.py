@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pipebus.errors import DeadLetterError
 from pipebus.outcomes.dead_letters import PUBLISH, DeadLetter, DeadLetters, Source
 
 
@@ -14,10 +13,6 @@ class SharedLetters(DeadLetters):
 
     settles = True
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._publish_again: Source | None = None
-
     def next_id(self) -> str:
         """An id that is unique among all programs, known before the letter is kept."""
         return f"d{os.urandom(5).hex()}"
@@ -25,10 +20,8 @@ class SharedLetters(DeadLetters):
     def keep(self, letter: DeadLetter, source: Source, token: Any) -> None:
         if token is not None:
             self._settle(token, letter)
-            return
-        if letter.subscription == PUBLISH:
-            self._publish_again = source
-        self._store(letter)
+        else:
+            self._store(letter)
 
     def _settle(self, token: Any, letter: DeadLetter) -> None:
         """Settle a delivery as dead."""
@@ -40,17 +33,10 @@ class SharedLetters(DeadLetters):
 
     def _republished(self, letter: DeadLetter) -> bool:
         """
-        Publish the message of a letter again, if it died in a publish chain. False: it died in a subscription.
-
-        Raises:
-            DeadLetterError: this program does not have that chain.
+        Publish the message of a letter again, through the chain of this program, if it died in a publish chain. False: it died
+        in a subscription.
         """
         if letter.subscription != PUBLISH:
             return False
-        if self._publish_again is None:
-            raise DeadLetterError(
-                f'dead letter "{letter.id}" died in a publish chain of a program that has ended; publish it again from one '
-                "that has this chain, then discard it"
-            )
-        self._publish_again.revive(letter.message)
+        self.publish_again(letter.message)
         return True

@@ -2,12 +2,18 @@
 
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
-from pipebus.bus.bus import engine_of
+import pytest
+
+from pipebus.bus.bus import Bus, engine_of
 from pipebus.delivery.delivery import Delivery
+from pipebus.errors import BusClosed, BusNotStarted
 from pipebus.filters.redeliver import Redeliver
 from pipebus.filters.retry import Retry
 from pipebus.message.message import Message
+from pipebus.pipeline.pipeline import Pipeline
 from pipebus.testing.contract.stage import Injects, Stage
 from pipebus.testing.contract.tools import (
     Seen,
@@ -144,6 +150,38 @@ class TestRetry:
         assert after == before
         assert (after.id, after.subject, after.key, after.correlation_id) == ("m", "orders.eu", "k", "c")
         assert (after.headers["h"], after.body) == ("v", {"n": [1, "zwei"]})
+
+    def test_letter_of_a_publish_chain_is_published_again(self, stage: Stage) -> None:
+        """
+        A message that died in a publish chain passes through the publish chain of the program that replays it: the same one,
+        or a later one if the transport keeps letters.
+        """
+        seen, mended = Seen(), threading.Event()
+
+        def check(message: Message, call_next: Callable[[Message], Any]) -> Any:
+            if not mended.is_set():
+                raise ValueError("cannot check it")
+            return call_next(message.with_headers(checked="yes"))
+
+        def make() -> Bus:
+            bus = opened(stage, seen)
+            bus.use(Pipeline(check, on_error="dead_letter"))
+            return bus
+
+        bus = make()
+        with running(stage, bus):
+            assert not bus.publish("a", 1, id="m")
+            (letter,) = bus.dead_letters.list()
+        if stage.capabilities.dead_letters:
+            bus = make()
+        with pytest.raises((BusNotStarted, BusClosed)):
+            bus.dead_letters.replay(letter.id)  # it stays
+        mended.set()
+        with running(stage, bus):
+            bus.dead_letters.replay(letter.id)
+            bus.drain(timeout=stage.patience)
+            assert bus.dead_letters.list() == []
+        assert [(message.id, message.body, message.headers["checked"]) for message in seen.messages] == [("m", 1, "yes")]
 
     def test_dead_letters_do_not_loop(self, stage: Stage) -> None:
         """A replayed letter that fails again is one dead letter again, and does not come back by itself."""
