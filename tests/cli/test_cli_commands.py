@@ -1129,7 +1129,9 @@ def two_letters(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file that `run --dead` has written: d1 of d.1, d2 of d.2, in the subscription "dies"."""
     shop = Shop(tmp_path_factory.mktemp("letters"))
     shop.config(DIES)
-    records = jsonl({"subject": "d.1", "body": "tea", "headers": {"tenant": "acme"}}, {"subject": "d.2", "body": "ale"})
+    records = jsonl(
+        {"subject": "d.1", "body": "tea", "key": "k", "headers": {"tenant": "acme"}}, {"subject": "d.2", "body": "ale"}
+    )
     done = shop.run("run", "bus.toml", *ALLOW, "--input", "-", "--dead", "letters.jsonl", input=records)
     assert done.returncode == 1, done.stderr
     return (shop.folder / "letters.jsonl").read_text()
@@ -1161,7 +1163,7 @@ class TestDead:
         )
 
     def test_list_as_json_and_of_one_subscription(self, shop: Shop, letters: Path) -> None:
-        """Each letter is a line, without traceback and envelope."""
+        """Each letter is a line, without traceback and encoded message. One that is of no letter lists nothing."""
         lines = letters.read_text().splitlines()
         letters.write_text("".join(f"{line}\n" for line in [lines[0], lines[1].replace('"dies"', '"other"')]))
         whole, other, nobody = many(
@@ -1171,9 +1173,12 @@ class TestDead:
 
         one, two = lines_of(whole.stdout)
         assert (one["id"], one["subject"], one["subscription"], one["body"], one["by"]) == ("d1", "d.1", "dies", "tea", "die")
+        assert (one["key"], one["headers"]) == ("k", {"tenant": "acme"})
+        assert one["published"] <= one["time"]
         assert not {"traceback", "wire"} & {*one, *two}
         assert lines_of(other.stdout) == [two]
-        assert_said_well(nobody, 2, 'no letter is from subscription "nobody"; there are dies, other')
+        assert (nobody.returncode, nobody.stdout) == (0, "no dead letters\n")
+        assert nobody.stderr == 'no letter is from subscription "nobody"; there are dies, other\n'
 
     def test_list_of_named_ones_lists_these(self, shop: Shop, letters: Path) -> None:
         """An id that is given is never ignored."""

@@ -14,11 +14,13 @@ from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.arguments import add_allow, add_timeout
 from pipebus.cli.letters import Letter, Letters, letter_json
+from pipebus.cli.messages import message_json
 from pipebus.cli.replay import Replay
 from pipebus.cli.show import as_json, printable, table
 from pipebus.cli.stores import check_file, file_of, keeps_letters, only_publish
 from pipebus.cli.targets import is_module, is_url, open_bus, shown, starting
-from pipebus.errors import reason_of
+from pipebus.errors import CodecError, reason_of
+from pipebus.message.codec import JsonCodec
 from pipebus.outcomes.dead_letters import PUBLISH
 
 MANY: Final = 20
@@ -78,7 +80,10 @@ def _done(args: argparse.Namespace, bus: Bus | None) -> int:
     if args.subscription is not None:
         names = dict.fromkeys(one["subscription"] for one in letters)
         if letters and args.subscription not in names:
-            raise CommandError(f'no letter is from subscription "{printable(args.subscription)}"; there are {", ".join(names)}')
+            why = f'no letter is from subscription "{printable(args.subscription)}"; there are {", ".join(names)}'
+            if args.action != "list":
+                raise CommandError(why)
+            print(why, file=sys.stderr)
         letters = [one for one in letters if one["subscription"] == args.subscription]
     if not args.ids and not args.all and args.action != "list":
         raise CommandError(f"{args.action} which letters? Give their ids, or --all")
@@ -200,13 +205,22 @@ def _served(bus: Bus) -> bool:
 def _list(letters: list[Letter], as_lines: bool) -> None:
     if as_lines:
         for one in letters:
-            print(as_json({key: value for key, value in one.items() if key not in ("traceback", "wire")}))
+            print(as_json({key: value for key, value in one.items() if key not in ("traceback", "wire")} | _envelope(one)))
         return
     rows = [(one["id"], _moment(one.get("time")), one.get("subject"), one["subscription"], one["error"]) for one in letters]
     if rows:
         table(("id", "died", "subject", "in", "error"), rows)
     else:
         print("no dead letters")
+
+
+def _envelope(one: Letter) -> dict[str, Any]:
+    """Return key, headers and time of publishing of a letter's message; `time` is when it died."""
+    try:
+        found = message_json(JsonCodec().decode(as_json(one["wire"], "utf-8").encode()))
+    except CodecError:  # it has no wire form
+        return {}
+    return {"published": found["time"]} | {key: found[key] for key in ("key", "headers") if key in found}
 
 
 def _show(one: Letter, before: str) -> None:
