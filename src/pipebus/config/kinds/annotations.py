@@ -34,7 +34,8 @@ def type_of(hint: Any) -> Any:
     if origin is Annotated:
         marks = [one for one in args[1:] if isinstance(one, str) and one in _MARKED]
         if marks:
-            return _MARKED[marks[0]]
+            bounds = [one for one in args[1:] if not isinstance(one, str)]  # such as pydantic's Field(gt=0)
+            return Annotated[(_MARKED[marks[0]], *bounds)] if bounds else _MARKED[marks[0]]
     if hint in _PLAIN:
         return _PLAIN[hint]
     if origin is Literal:
