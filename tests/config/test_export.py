@@ -763,6 +763,17 @@ of_main.__module__ = "__main__"
 
 
 @dataclass(eq=False)
+class Quiet(Transform):
+    """A filter with a setting that nobody is to see."""
+
+    token: str = field(default="", repr=False)
+    retries: int = 1
+
+    def transform(self, message: Message[Any], /) -> Message[Any]:
+        return message
+
+
+@dataclass(eq=False)
 class Needy(Transform):
     """A filter whose setting takes what a file cannot express."""
 
@@ -918,6 +929,13 @@ IMPOSSIBLE: Final[dict[str, tuple[Callable[[Bus], Any], list[str]]]] = {
     "a setting that is None": (
         using(Needy(size=None)),
         ["filter Needy (position 1 of use at HERE): size is None, which a file can only express by leaving it out"],
+    ),
+    "a setting that is not shown": (
+        using(Quiet("rosebud", retries=3), Quiet(token="")),
+        [
+            "filter Quiet (position 1 of use at HERE): token has field(repr=False), so its value is not shown; a file reads it "
+            "from ${…}"
+        ],
     ),
     "None in a setting": (
         using(Enrich({"a": None})),

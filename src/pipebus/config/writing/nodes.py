@@ -105,6 +105,7 @@ class Nodes:
         for word in table:
             if word in settings:
                 raise Unexportable(f'its setting "{word}" has the name of the file\'s own key "{word}"; give it another name')
+        hidden = {field.name for field in dataclasses.fields(filter) if not field.repr}
         for name, one in settings.items():
             value = getattr(filter, name)
             if name in origin_of(step):
@@ -112,6 +113,8 @@ class Nodes:
             elif one.required or not _same(value, one.default):
                 if value is None:
                     raise Unexportable(f"{name} is None, which a file can only express by leaving it out")
+                if name in hidden:
+                    raise Unexportable(f"{name} has field(repr=False), so its value is not shown; a file reads it from ${{…}}")
                 table[name] = escaped(one.write(value))
         return self._called(table, step, key, "name" in settings)
 
