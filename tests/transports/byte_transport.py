@@ -99,7 +99,7 @@ class ByteTransport(Transport):
                 insort(queue.waiting, copy)
             queue.out.clear()
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         self.on_loops += asyncio._get_running_loop() is not None
         if self._stopping:
             raise BusClosed("the transport has stopped")

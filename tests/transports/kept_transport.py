@@ -139,7 +139,7 @@ class KeptTransport(Transport):
             raise MessageTooLarge(f"{message.id} has {len(data)} bytes; at most {limit} are allowed")
         return data
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         data = self.encode(message)
         with self.store.changed:
             if self.closed:
@@ -148,6 +148,8 @@ class KeptTransport(Transport):
             if known is not None and time.monotonic() - known < WINDOW:
                 wanting = [queue for queue in self.store.queues.values() if queue.wants(message.subject)]
                 return Receipt(len(wanting), duplicate=True)
+            if strict and not any(queue.wants(message.subject) for queue in self.store.queues.values()):
+                return Receipt(0)
             if (slot := slot_of(message)) is not None and not self.record(slot):
                 return Receipt(0, duplicate=True)
             self.store.ids[message.id] = time.monotonic()

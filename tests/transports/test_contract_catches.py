@@ -55,8 +55,8 @@ class LosesEveryTenth(KeptTransport):
 
     count = itertools.count(1)
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
-        return Receipt(1) if next(self.count) % 10 == 0 else super().send(message, delay)
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
+        return Receipt(1) if next(self.count) % 10 == 0 else super().send(message, delay, strict)
 
 
 class KeepsNothing(KeptTransport):
@@ -71,9 +71,9 @@ class KeepsNothing(KeptTransport):
 class ForgetsIds(KeptTransport):
     """It promises to recognise ids, and does not."""
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         self.store.ids.clear()
-        return super().send(message, delay)
+        return super().send(message, delay, strict)
 
 
 class RepeatsSlots(KeptTransport):
@@ -118,19 +118,26 @@ class RemembersFailures(KeptTransport):
 class CountsNobody(KeptTransport):
     """It reports listeners where there are none."""
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
-        receipt = super().send(message, delay)
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
+        receipt = super().send(message, delay, strict)
         return Receipt(max(1, receipt.mailboxes), receipt.duplicate)
+
+
+class KeepsForNobody(KeptTransport):
+    """It keeps a strict publish to which nobody listens."""
+
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
+        return super().send(message, delay)
 
 
 class AcceptsWhenClosed(KeptTransport):
     """It gives a receipt, and keeps nothing, for a publish that meets the stop."""
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         self.stood = getattr(self, "stood", 0) + 1
         if self.stood > 50:
             return Receipt(1)
-        return super().send(message, delay)
+        return super().send(message, delay, strict)
 
 
 class TakesAnySize(KeptTransport):
@@ -146,8 +153,8 @@ class TakesAnySize(KeptTransport):
 class ReachesOne(KeptTransport):
     """It delivers a message only to the first of several subscriptions."""
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
-        receipt = super().send(message, delay)
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
+        receipt = super().send(message, delay, strict)
         with self.store.changed:
             for queue in list(self.store.queues.values())[1:]:
                 queue.waiting.clear()
@@ -190,8 +197,8 @@ class _Folding:
 class CopyForEachPattern(KeptTransport):
     """It makes two copies when two patterns of one subscription match."""
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
-        receipt = super().send(message, delay)
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
+        receipt = super().send(message, delay, strict)
         with self.store.changed:
             for queue in self.store.queues.values():
                 for _ in [p for p in queue.patterns if p.matches(message.subject)][1:]:
@@ -215,8 +222,8 @@ class ForgetsWhatIsReleased(KeptTransport):
         self.handed: set[int] = set()
         super().start(surroundings)
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
-        receipt = super().send(message, delay)
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
+        receipt = super().send(message, delay, strict)
         with self.store.changed:
             self.store.changed.wait_for(self.has_handed_in_all, timeout=1.0)
         return receipt
@@ -260,7 +267,7 @@ class FallsAsleep(KeptTransport):
 class NeverLate(KeptTransport):
     """It promises to delay, and does not."""
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         return super().send(message, 0.0)
 
 
@@ -544,11 +551,11 @@ class BreaksWhenCancelled(KeptTransport):
 
     broken = False
 
-    async def asend(self, message: Message[Any], delay: float) -> Receipt:
+    async def asend(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         if self.broken:
             raise PublishUnknown("the last message was not finished", message.id)
         try:
-            return await super().asend(message, delay)
+            return await super().asend(message, delay, strict)
         except asyncio.CancelledError:
             self.broken = True
             raise
@@ -625,6 +632,7 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (ForgetsIdsAtRestart, contract.TestPublish().test_same_id_is_one_message_after_a_restart, ()),
     (RemembersFailures, contract.TestPublish().test_id_of_a_failed_publish_is_free, ()),
     (CountsNobody, contract.TestPublish().test_publish_without_subscribers_is_unrouted, ()),
+    (KeepsForNobody, contract.TestPublish().test_strict_publish_to_nobody_keeps_nothing, ()),
     (LosesEveryTenth, contract.TestPublish().test_publish_from_many_threads, ()),
     (AcceptsWhenClosed, contract.TestPublish().test_publish_during_stop_is_kept_or_raises, ()),
     (TakesAnySize, contract.TestPublish().test_too_large_message_is_refused, ()),
@@ -662,6 +670,7 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (ForgetsWhatWaits, contract.TestRetry().test_delay_of_a_returned_delivery_outlives_a_restart, ()),
     (BringsTheDead, contract.TestRetry().test_dead_after_all_attempts, ()),
     (PromisesToKeepTheDead, contract.TestRetry().test_dead_letters_are_kept_where_promised, ()),
+    (PromisesToKeepTheDead, contract.TestRetry().test_letter_of_a_publish_chain_is_published_again, ()),
     (LosesHeaders, contract.TestRetry().test_replayed_dead_letter_is_unchanged, ()),
     (BringsTheDead, contract.TestRetry().test_dead_letters_do_not_loop, ()),
     (BringsTheDead, contract.TestRetry().test_rejected_is_dead_at_once, ()),

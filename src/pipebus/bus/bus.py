@@ -140,7 +140,7 @@ class Bus:
             correlation_id, causation_id: The conversation that the message belongs to, and the id of the message that caused
                 it. By default, what a handler or filter publishes belongs to the conversation of the message that it has in
                 hand; with another `correlation_id`, it begins a new one.
-            strict: True: raise an error if nobody listens. None: as `Bus(strict=…)` says.
+            strict: True: raise an error if nobody listens, and keep nothing. None: as `Bus(strict=…)` says.
 
         Returns:
             `Receipt` (truthy): accepted by every mailbox, or by the transport's store. `Dropped` (falsy): a filter dropped it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from pipebus.delivery.subscription import Subscription
@@ -109,12 +110,13 @@ def terminal(hub: Hub, route: Route, way: Way, chain: tuple[Node, ...]) -> compo
     reach = route.reach or (_into_mailboxes(hub, route, way) if transport.local else _into_transport(hub, way))
     if way.colour == "sync" and not route.nodes:
         return reach
+    asend = partial(transport.asend, strict=True) if way.strict else transport.asend
 
     async def areach(message: Message[Any]) -> Receipt:
         if route.reach is not None:
             found: Receipt = await on_executor(reach, message)
             return found
-        receipt: Receipt = await transport.asend(message, hub.delay() if way.late else 0.0)
+        receipt: Receipt = await asend(message, hub.delay() if way.late else 0.0)
         if not receipt.mailboxes:
             _unrouted(hub, way, message)
         return receipt
@@ -171,6 +173,8 @@ def terminal(hub: Hub, route: Route, way: Way, chain: tuple[Node, ...]) -> compo
 def _into_transport(hub: Hub, way: Way) -> compose.Next:
     """The end of a chain whose messages leave the process."""
     send, delay, locks = hub.transport.send, hub.delay, hub.locks
+    if way.strict:
+        send = partial(send, strict=True)
 
     def reach(message: Message[Any]) -> Receipt:
         while True:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -218,9 +219,13 @@ class Transport(Protocol):
         """Deliver nothing more, and return when everything that was settled has been carried out."""
         ...
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         """
         Store the message, and return when it is stored as promised.
+
+        Args:
+            delay: Seconds until it may be delivered; 0.0: now.
+            strict: If it would reach no subscription, store nothing; the receipt is for 0 mailboxes. Given only if it is True.
 
         Raises:
             MessageTooLarge, UnsupportedCapability, CodecError, TransportError: it is not stored. PublishUnknown: it may be
@@ -269,13 +274,10 @@ class Transport(Protocol):
         """
         return
 
-    def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
+    def asend(self, message: Message[Any], delay: float, strict: bool = False) -> Awaitable[Receipt]:
         """`send` for coroutines. If it is cancelled, the message may still be stored."""
-
-        def send(message: Message[Any]) -> Receipt:
-            return self.send(message, delay)
-
-        return on_executor(send, message)
+        send = partial(self.send, strict=True) if strict else self.send
+        return on_executor(lambda message: send(message, delay), message)
 
     def flush(self) -> None:
         """Return when everything that was settled before has been carried out, as durably as messages are stored."""

@@ -54,7 +54,7 @@ class MemoryTransport(Transport):
     def stop(self) -> None:
         return None
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         raise UnsupportedCapability("memory carries nothing: its messages go straight to the mailboxes")
 
     def bind(self, binding: Binding) -> None:

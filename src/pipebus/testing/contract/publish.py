@@ -1,5 +1,6 @@
 """Publishing: a publish that returns has kept its promise, and one that cannot raises."""
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipebus import events
-from pipebus.errors import BusClosed, BusNotStarted, CodecError, MessageTooLarge
+from pipebus.errors import BusClosed, BusNotStarted, CodecError, MessageTooLarge, NoSubscriber
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.testing.contract.stage import Stage
@@ -145,6 +146,19 @@ class TestPublish:
             assert bus.publish("nowhere") == Receipt(0)
             assert bus.stats()["unrouted"] == 1
         assert [event.message.subject for event in heard if isinstance(event, events.Unrouted)] == ["nowhere"]
+
+    def test_strict_publish_to_nobody_keeps_nothing(self, stage: Stage) -> None:
+        """A strict publish to which nobody listens raises, and keeps nothing: its id is free for the next attempt."""
+        seen, bus = Seen(), stage.open()
+        with running(stage, bus):
+            with pytest.raises(NoSubscriber):
+                bus.publish("a", 1, id="m", strict=True)
+            with pytest.raises(NoSubscriber):
+                asyncio.run(bus.apublish("a", 1, id="m", strict=True))
+            bus.subscribe("a", seen, name="s", deliver="all" if stage.capabilities.replay else "new")
+            assert bus.publish("a", 2, id="m", strict=True) == Receipt(1)
+            bus.drain(timeout=stage.patience)
+        assert seen.bodies == [2]
 
     def test_publish_from_many_threads(self, stage: Stage) -> None:
         """Many threads publish through a filter to handlers on an event loop, and no message is lost or doubled."""

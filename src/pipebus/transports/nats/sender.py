@@ -54,12 +54,14 @@ class Sender:
         """
         self._link, self._publisher, self._later, self._directory, self._limit = link, publisher, later, directory, limit
 
-    def send(self, message: Message[Any], delay: float = 0.0) -> Receipt:
-        """From a thread."""
+    def send(self, message: Message[Any], delay: float = 0.0, strict: bool = False) -> Receipt:
+        """From a thread. `strict`: not if it is known to reach nobody."""
         subject, data, headers = self._written(message)
         if self._plain(message) and not delay:
             self._say(subject, data, headers)
             return self._receipt(message, subject, False)
+        if strict and not (receipt := self._receipt(message, subject, False, named=delay > 0)).mailboxes:
+            return receipt
         if self._link.here or asyncio._get_running_loop() is not None:
             raise LifecycleError(
                 "publish waits for the server and would stop the running event loop; use `await bus.apublish(…)`"
@@ -67,7 +69,7 @@ class Sender:
         one = self._outgoing(message, subject, data, headers, delay)
         return self._judged(message, subject, delay, self.wait_for(one))
 
-    def asend(self, message: Message[Any], delay: float = 0.0) -> asyncio.Future[Receipt]:
+    def asend(self, message: Message[Any], delay: float = 0.0, strict: bool = False) -> asyncio.Future[Receipt]:
         """From an event loop."""
         subject, data, headers = self._written(message)
         loop = asyncio.get_running_loop()
@@ -75,6 +77,9 @@ class Sender:
         if self._plain(message) and not delay:
             self._say(subject, data, headers)
             future.set_result(self._receipt(message, subject, False))
+            return future
+        if strict and not (receipt := self._receipt(message, subject, False, named=delay > 0)).mailboxes:
+            future.set_result(receipt)
             return future
         results = self._results.get(loop)
         if results is None:

@@ -186,24 +186,26 @@ class NatsTransport(Transport):
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         slot = slot_of(message)
         if slot is None or not self.capabilities.schedules:
-            return self._open().send(message, delay)
+            return self._open().send(message, delay, strict)
         last = self.slot(slot.schedule)
         if last is not None and last >= slot.time:
             return self._open().known(message)
-        receipt = self._open().send(message, delay)
+        receipt = self._open().send(message, delay, strict)
+        if strict and not receipt.mailboxes:
+            return receipt
         try:
             self.skip_slot(slot)
         except TransportError as error:
             raise PublishUnknown(f"message {slot.id} is stored, but not that its slot is over: {error}", slot.id) from None
         return receipt
 
-    def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
+    def asend(self, message: Message[Any], delay: float, strict: bool = False) -> Awaitable[Receipt]:
         if slot_of(message) is not None:  # it waits for several answers, one after the other
-            return super().asend(message, delay)
-        return self._open().asend(message, delay)
+            return super().asend(message, delay, strict)
+        return self._open().asend(message, delay, strict)
 
     def _open(self) -> Sender:
         if not self._running:

@@ -33,8 +33,11 @@ def publish(store: Store, outgoing: Sequence[Outgoing]) -> list[Receipt]:
     gained: Counter[int] = Counter()
     subs: tuple[int, ...] = ()
     keyed = False
-    for id, subject, key, data, delay, slot in outgoing:
+    for id, subject, key, data, delay, slot, strict in outgoing:
         subs, reached = directory.subscriptions(subject)
+        if strict and not reached:
+            receipts.append(_RECEIPTS[0])
+            continue
         if id in known or (slot is not None and not slots.record(store, slot)):
             receipts.append(Receipt(reached, duplicate=True))
             continue

@@ -11,7 +11,14 @@ from pipebus.transports.base import Verdict
 
 
 class Outgoing(NamedTuple):
-    """One message to be stored. `delay`: seconds until it may be delivered. `slot`: of the schedule that publishes it."""
+    """
+    One message to be stored.
+
+    Args:
+        delay: Seconds until it may be delivered.
+        slot: Of the schedule that publishes it.
+        strict: Do not store it if it reaches no subscription.
+    """
 
     id: str
     subject: str
@@ -19,6 +26,7 @@ class Outgoing(NamedTuple):
     data: bytes
     delay: float
     slot: Slot | None = None
+    strict: bool = False
 
 
 class Found(NamedTuple):

@@ -120,8 +120,8 @@ class SqliteTransport(Transport):
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
-    def send(self, message: Message[Any], delay: float) -> Receipt:
-        outgoing = self._outgoing(message, delay)
+    def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
+        outgoing = self._outgoing(message, delay, strict)
         store = transaction.current(self.file)
         if store is not None:
             most = self.options.max_bytes
@@ -135,8 +135,8 @@ class SqliteTransport(Transport):
         receipt: Receipt = self.file.writer.call(outgoing)
         return receipt
 
-    def asend(self, message: Message[Any], delay: float) -> Awaitable[Receipt]:
-        outgoing = self._outgoing(message, delay)
+    def asend(self, message: Message[Any], delay: float, strict: bool = False) -> Awaitable[Receipt]:
+        outgoing = self._outgoing(message, delay, strict)
         store = transaction.current(self.file)
         if store is None:
             return self.file.writer.acall(outgoing)
@@ -145,7 +145,7 @@ class SqliteTransport(Transport):
         done.set_result(transaction.publish(store, outgoing))
         return done
 
-    def _outgoing(self, message: Message[Any], delay: float) -> Outgoing:
+    def _outgoing(self, message: Message[Any], delay: float, strict: bool) -> Outgoing:
         if self._keeper is None or self._keeper.stopping:
             raise BusClosed("the bus is stopped: it takes no more messages")
         data = self.codec.encode(message)
@@ -155,7 +155,7 @@ class SqliteTransport(Transport):
             raise MessageTooLarge(
                 f"message {message.id} on {message.subject} has {len(data):,} bytes; at most {limit:,} are kept"
             )
-        return Outgoing(message.id, str(message.subject), message.key, data, delay, slot_of(message))
+        return Outgoing(message.id, str(message.subject), message.key, data, delay, slot_of(message), strict)
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
