@@ -23,7 +23,6 @@ from pipebus import (
     MessageError,
     SubjectError,
     SubscriptionError,
-    UnsupportedCapability,
     transform,
 )
 from tables import table
@@ -177,13 +176,3 @@ def test_names_of_the_bus_are_refused(carrier: str, tmp_path: Path) -> None:
         bus.subscribe("a", lambda m: m.body, name="a")
         with bus:
             assert bus.request("a", 1, timeout=LONG).body == 1
-
-
-def test_a_handler_with_an_underscore_needs_a_name_where_messages_are_kept(tmp_path: Path) -> None:
-    """On SQLite a subscription without a name is refused, also if its function's name begins with an underscore."""
-
-    def _private(message: Message) -> None:
-        raise AssertionError
-
-    with made("sqlite", tmp_path) as bus, bus, pytest.raises(UnsupportedCapability, match="name="):
-        bus.subscribe("a", _private)

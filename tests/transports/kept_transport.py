@@ -20,7 +20,7 @@ from pipebus.bus.bus import engine_of
 from pipebus.message.codec import JsonCodec
 from pipebus.message.slot import Slot, slot_of
 from pipebus.testing.contract import UrlStage
-from pipebus.transports.base import Binding, Capabilities, Surroundings, Transport
+from pipebus.transports.base import Binding, Capabilities, Kept, Surroundings, Transport
 
 LEASE = 30.0
 WINDOW = 60.0
@@ -129,7 +129,7 @@ class KeptTransport(Transport):
 
     def pending(self, name: str) -> int:
         with self.store.changed:
-            queue = self.store.queues.get(name)
+            queue = self.store.queues.get(self.key(name))
             return len(queue.waiting) + len(queue.out) if queue is not None else 0
 
     def encode(self, message: Message[Any]) -> bytes:
@@ -155,11 +155,17 @@ class KeptTransport(Transport):
             self.store.ids[message.id] = time.monotonic()
             return Receipt(self.store.put(message.subject, data, delay))
 
+    def key(self, name: str) -> str:
+        """The queue of one of this bus's subscriptions: its own if there is one, and otherwise the group's."""
+        own = f"{name} of {id(self)}"
+        return own if own in self.store.queues else name
+
     def bind(self, binding: Binding) -> None:
+        key = binding.name if binding.durable else f"{binding.name} of {id(self)}"
         with self.store.changed:
-            queue = self.store.queues.get(binding.name)
+            queue = self.store.queues.get(key)
             if queue is None:
-                queue = self.store.queues[binding.name] = Queue(binding.patterns, binding.durable)
+                queue = self.store.queues[key] = Queue(binding.patterns, binding.durable)
                 old = [one for one in self.store.log if queue.wants(one[0])] if binding.start != "new" else []
                 for subject, data in old[-1:] if binding.start == "last" else old:
                     queue.waiting.append(Copy(next(self.store.numbers), subject, data))
@@ -168,9 +174,15 @@ class KeptTransport(Transport):
 
     def unbind(self, name: str) -> None:
         with self.store.changed:
-            queue = self.store.queues.get(name)
+            key = self.key(name)
+            queue = self.store.queues.get(key)
             if queue is not None and queue.members.pop(self, None) is not None and not queue.durable:
-                del self.store.queues[name]
+                del self.store.queues[key]
+
+    def kept(self) -> list[Kept]:
+        with self.store.changed:
+            queues = [(name, queue) for name, queue in self.store.queues.items() if queue.durable]
+        return [Kept(name, tuple(p.text for p in q.patterns), False, len(q.waiting), len(q.out), None) for name, q in queues]
 
     def settle(self, token: Any, verdict: str, delay: float = 0.0, why: Any = "") -> None:
         name, number, takings = token

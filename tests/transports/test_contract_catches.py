@@ -244,6 +244,16 @@ class ForgetsWhatIsReleased(KeptTransport):
         super().settle(token, "acknowledge" if verdict == "release" else verdict, delay, why)
 
 
+class GroupsTheUnnamed(KeptTransport):
+    """It takes the name that a bus gives an unnamed subscription for the name of a group."""
+
+    def bind(self, binding: Binding) -> None:
+        super().bind(binding)
+        if not binding.durable:
+            with self.store.changed:
+                self.store.queues[binding.name] = self.store.queues.pop(self.key(binding.name))
+
+
 class ReplaysNothing(KeptTransport):
     """It promises older messages, and has none."""
 
@@ -644,6 +654,7 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (CopyForEachPattern, contract.TestDelivery().test_overlapping_subscriptions, ()),
     (BindsLater, contract.TestDelivery().test_subscribe_is_effective_on_return, ()),
     (ForgetsWhatIsReleased, contract.TestDelivery().test_unsubscribe_is_final, ()),
+    (GroupsTheUnnamed, contract.TestDelivery().test_unnamed_subscription_lives_as_long_as_its_reader, ()),
     (ReplaysNothing, contract.TestDelivery().test_late_subscriber_gets_new_messages, ()),
     (FallsAsleep, contract.TestDelivery().test_idle_subscription_wakes_up, ()),
     (NeverLate, contract.TestDelivery().test_delayed_message_comes_in_time, ()),

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from flow_helpers import wait_until
-from pipebus import Actor, Bus, Delivery, Dropped, Message, UnsupportedCapability, transform
+from pipebus import Actor, Bus, Delivery, Dropped, Message, Receipt, UnsupportedCapability, transform
 from pipebus.bus.bus import engine_of
-from pipebus.errors import AlreadySettled, BusClosed, LifecycleError, ReceiveTimeout, TransportError
+from pipebus.errors import AlreadySettled, BusClosed, DeadLetterError, LifecycleError, ReceiveTimeout, TransportError
 from pipebus.filters import Dedupe, Redeliver
 from pipebus.transports.sql import owners, retention
 from pipebus.transports.sqlite import schema, writer
@@ -590,10 +590,7 @@ def test_requests_work_after_a_lease_was_lost(place: Place) -> None:
     bus.subscribe("echo", lambda message: message.body, name="echo")
     with bus:
         assert bus.request("echo", 1, timeout=WAIT).body == 1
-        owner = engine_of(bus).transport._keeper.owner
-        engine_of(bus).transport.file.write(lambda store: owners.leave(store, owner, counts=True))
-        while engine_of(bus).transport._keeper.owner == owner:
-            threading.Event().wait(0.01)
+        lose_lease(bus)
         assert bus.request("echo", 2, timeout=WAIT).body == 2
 
 
@@ -612,10 +609,7 @@ def test_what_is_held_while_the_lease_is_lost_is_still_ours_if_nobody_took_it(pl
     with bus:
         bus.publish("a")
         assert begun.wait(WAIT)
-        owner = engine_of(bus).transport._keeper.owner
-        engine_of(bus).transport.file.write(lambda store: owners.leave(store, owner, counts=True))
-        while engine_of(bus).transport._keeper.owner == owner:
-            threading.Event().wait(0.01)
+        lose_lease(bus)
         go.set()
         bus.drain(timeout=WAIT)
         assert figures(bus)["acknowledged"] == 1
@@ -644,6 +638,133 @@ def test_delayed_messages_are_not_early_for_late_subscribers(place: Place) -> No
         with pytest.raises(ReceiveTimeout):
             reader.receive(timeout=0.05)
         assert figures(bus)["pending"] == 1
+
+
+# --- subscriptions without a name ----------------------------------------------------------------------------------------
+
+
+def kept_names(place: Place) -> list[str]:
+    """The subscriptions in the file, as the bus calls them."""
+    return [name.partition(" of ")[0] for (name,) in place.rows("SELECT name FROM subscription ORDER BY sub")]
+
+
+def lose_lease(bus: Bus) -> None:
+    """Have another process take this one for dead, and wait until it notices."""
+    keeper = engine_of(bus).transport._keeper
+    owner = keeper.owner
+    engine_of(bus).transport.file.write(lambda store: owners.leave(store, owner, counts=True))
+    wait_until(lambda: keeper.owner != owner, "it is another owner")
+
+
+def test_an_unnamed_subscription_is_in_the_file_as_long_as_it_lives(place: Place) -> None:
+    """It counts in the file, beyond what its mailbox holds. A stop reports what waits for it, because that is gone then."""
+    with place.bus() as bus:
+        with bus.subscribe("a", mailbox=2) as reader:
+            for number in range(5):
+                assert bus.publish("a", number) == Receipt(1)
+            assert (reader.stats()["accepted"], reader.stats()["pending"]) == (5, 5)
+            assert (reader.receive(timeout=WAIT).body, kept_names(place)) == (0, [reader.name])
+        assert bus.publish("a", 5) == Receipt(0)
+        assert kept_names(place) == []
+        handled: list[int] = []
+        sub = bus.subscribe("a", handled.append)
+        sub.pause()
+        for number in range(5):
+            bus.publish("a", number)
+        report = bus.stop()
+        assert (report.drained, report.left, handled) == (False, {sub.name: 5}, [])
+        assert place.rows("SELECT * FROM subscription") == place.rows("SELECT * FROM ready") == []
+
+
+def test_a_handler_may_end_its_unnamed_subscription(place: Place) -> None:
+    """It gets nothing more, its own message is settled as its end says, and then nothing is left of it but the letter."""
+    subs: list[Any] = []
+
+    def handle(message: Message, bus: Bus) -> None:
+        subs.pop().unsubscribe()
+        assert bus.publish("a", "to nobody") == Receipt(0)
+        raise ValueError("after its end")
+
+    with place.bus() as bus:
+        subs.append(bus.subscribe("a", handle))
+        name = subs[0].name
+        bus.publish("a", "last")
+        wait_until(lambda: len(bus.dead_letters), "the letter is kept")
+        (letter,) = bus.dead_letters.list(name)
+        assert (letter.subscription, letter.message.body, letter.error) == (name, "last", "ValueError: after its end")
+        wait_until(lambda: kept_names(place) == [], "the subscription is removed")
+        with pytest.raises(DeadLetterError, match=f"its subscription {name} is gone; it stays"):
+            bus.dead_letters.replay(letter)
+
+
+def test_a_dead_letter_of_an_unnamed_subscription_is_replayed_while_it_lives(place: Place) -> None:
+    failures = [ValueError("once")]
+    handled: list[Any] = []
+
+    def handle(message: Message) -> None:
+        if failures:
+            raise failures.pop()
+        handled.append(message.body)
+
+    with place.bus() as bus:
+        sub = bus.subscribe("a", handle)
+        bus.publish("a", 1)
+        wait_until(lambda: len(bus.dead_letters), "it is dead")
+        (letter,) = bus.dead_letters.list(sub.name)
+        bus.dead_letters.replay(letter)
+        wait_until(lambda: handled == [1], "it is handled")
+        assert sub.stats()["dead"] == 0
+
+
+def test_an_unnamed_subscription_is_made_again_after_a_lost_lease(place: Place) -> None:
+    """It is gone with the lease, and with the lease's end it is there again; what waited for it is not lost."""
+    bus = place.bus("?lease=300ms")
+    reader = bus.subscribe("a", mailbox=2)
+    with bus:
+        for number in range(5):
+            bus.publish("a", number)
+        assert reader.receive(timeout=WAIT).body == 0
+        bound = engine_of(bus).transport._keeper.bindings.get(reader.name)
+        wait_until(lambda: bound.seen, "the keeper has looked at it")
+        lose_lease(bus)
+        wait_until(lambda: kept_names(place) == [reader.name], "it is made again")
+        bus.publish("a", 5)
+        assert [reader.receive(timeout=WAIT).body for _ in range(5)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("cycles", [20, pytest.param(500, marks=pytest.mark.thorough)])
+def test_unnamed_subscriptions_come_and_go_under_load(place: Place, cycles: int) -> None:
+    """Whatever is under way when one ends: each delivery is settled before its subscription is removed, and all are removed."""
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.is_set():
+            bus.publish("a")
+
+    def handle(message: Message, bus: Bus) -> None:
+        if ending:
+            ending.pop().unsubscribe()
+
+    ending: list[Any] = []
+    with place.bus("?durability=process") as bus:
+        publishers = [threading.Thread(target=publish) for _ in range(2)]
+        for publisher in publishers:
+            publisher.start()
+        try:
+            for number in range(cycles):
+                with bus.subscribe("a", mailbox=1 + number % 7) as reader:
+                    for _ in range(number % 4):
+                        reader.receive(timeout=WAIT)
+                bus.subscribe("a", lambda message: None, workers=2).unsubscribe()
+                own = bus.subscribe("a", handle)
+                ending.append(own)
+                wait_until(lambda own=own: own not in bus.subscriptions, "its handler has ended it")
+        finally:
+            over.set()
+            for publisher in publishers:
+                publisher.join()
+        wait_until(lambda: kept_names(place) == [], "all are removed")
+        assert engine_of(bus).transport.file.commits.stale == 0
 
 
 # --- what filters remember ---------------------------------------------------------------------------------------------
@@ -714,12 +835,6 @@ def test_a_key_that_no_store_can_keep_is_told(place: Place) -> None:
 
 
 # --- asking for what it cannot do --------------------------------------------------------------------------------------
-
-
-def test_a_subscription_needs_a_name(place: Place) -> None:
-    bus = place.bus()
-    with bus, pytest.raises(UnsupportedCapability, match=r"keeps messages for subscriptions by name, .* name=\"…\""):
-        bus.subscribe("a", lambda message: None)
 
 
 @pytest.mark.parametrize("overflow", ["reject", "drop_newest", "drop_oldest"])

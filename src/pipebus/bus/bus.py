@@ -362,7 +362,8 @@ class Bus:
             subject: A subject or pattern, an object, or a list of them.
             handler: Its parameters are filled by their annotations. None: you read the mailbox. What you read then from a
                 `Subject[T]` has a T as body; a message whose body is not one becomes a dead letter.
-            name: The durable name, which is also the group's; unique in one bus, generated if it is not given.
+            name: The durable name, which is also the group's; unique in one bus. None: the subscription is this bus's alone,
+                and a store keeps nothing for it beyond the end of the program.
             filters: The subscription's own delivery chain, inside that of the bus.
             to: The subject on which returned values other than None are published.
             workers: How many messages may be handled at once, >= 1. With more than one, only equal keys keep their order.

@@ -106,6 +106,7 @@ class Lifecycle:
         self.bell: signals.Ringing | None = None
         self.exit = Exit()
         self.returned: dict[str, set[str]] = {}  # ids of messages whose handlers this stop interrupted
+        self.lost: dict[str, int] = {}  # messages that end with their subscriptions, by name
         self._round = Round()
         self._pid = os.getpid()
         self.filters = FilterLives(bus, self.interrupted, self.ended_by_stop)
@@ -165,7 +166,7 @@ class Lifecycle:
                 self.bus.loop_thread.open()
                 if self.bell is None:  # otherwise `run` has done it, and a signal may have come since
                     self.forget()
-                self._round, self.returned = Round(), {}
+                self._round, self.returned, self.lost = Round(), {}, {}
             try:
                 self.filters.stop()  # those that a subscription started while the bus was stopped
                 # Without the lock, because a filter's start may subscribe a handler, even from the bus's loop.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -29,7 +30,8 @@ class StopReport(msgspec.Struct, frozen=True):
     Args:
         drained: All accepted messages were settled before the bus closed.
         left: The number of messages left over, by subscription: those whose handlers the stop interrupted, without counting
-            the attempt, and in memory also the pending ones. They are delivered after the next start of the bus.
+            the attempt, and in memory also the pending ones. They are delivered after the next start of the bus. On a store
+            also the pending ones of subscriptions without a name, which end with the program: these are gone.
         abandoned: The names of threads, and of subscriptions on event loops, whose handlers outlived the timeout.
         errors: The errors that filters raised in their `stop`.
     """
@@ -102,8 +104,8 @@ def stop(lifecycle: Any, deadline: float, drain: bool | None) -> StopReport:
     left = {s.name: s.waiting() + (0 if s.handled else s.in_flight) for s in subscriptions}
     if keeps:
         left = {name: left.get(name, 0) + returned.get(name, 0) for name in left | returned}
-    left = {name: count for name, count in left.items() if count}
-    if returned or stuck:
+    left = {name: count for name, count in (left | lifecycle.lost).items() if count}
+    if returned or stuck or lifecycle.lost:
         drained = False
     elif keeps and not drain:
         drained = unhandled == 0
@@ -167,8 +169,19 @@ def close_all(lifecycle: Any, but_replies: bool = False) -> list[Subscription]:
         subscriptions = close_mailboxes(lifecycle.bus, but_replies)
         if not lifecycle.bus.transport.local:
             for subscription in subscriptions:  # after the mailboxes, because a server may be slow
+                _note_lost(lifecycle, subscription)
                 lifecycle.bus.transport.unbind(subscription.name)
     return subscriptions
+
+
+def _note_lost(lifecycle: Any, subscription: Subscription) -> None:
+    """Note how many messages a store forgets together with a subscription that ends now."""
+    if subscription.durable or subscription.answers or not survives(lifecycle.bus):
+        return
+    with suppress(PipebusError):  # the store cannot say
+        count = subscription.stats()["pending"]
+        if count:
+            lifecycle.lost.setdefault(subscription.name, count)  # the first time, before it was unbound
 
 
 def close_mailboxes(bus: Any, but_replies: bool) -> list[Subscription]:

@@ -85,7 +85,7 @@ class Subscription(Recipient, Generic[T]):
         `accepted = acknowledged + dropped + dead + pending + in_flight`, at every quiet moment. A store that several processes
         share counts for all of them, and since the subscription began; what waits in a mailbox elsewhere is in flight.
         """
-        stored: dict[str, Any] | None = self.plan.hub.figures(self.name) if self.durable else None
+        stored: dict[str, Any] | None = None if self.answers else self.plan.hub.figures(self.name)
         if stored is None:
             return endings.counts(self)
         here = min(self.waiting(), stored["in_flight"])

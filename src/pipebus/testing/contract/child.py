@@ -72,6 +72,13 @@ def tick(bus: Bus, history: History, name: str) -> None:
     bus.run()
 
 
+def listen(bus: Bus, history: History, name: str) -> None:
+    """Read with a subscription that has no name, until the process is killed."""
+    history.watch(bus, name)
+    bus.subscribe("a")
+    bus.run()
+
+
 def main() -> None:
     url, what, file, name = sys.argv[1:]
     history = History(file)
@@ -84,7 +91,7 @@ def main() -> None:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
 
-    {one.__name__: one for one in (publish_and_leave, kill_itself, work, tick)}[what](bus, history, name)
+    {one.__name__: one for one in (publish_and_leave, kill_itself, work, tick, listen)}[what](bus, history, name)
 
 
 if __name__ == "__main__":

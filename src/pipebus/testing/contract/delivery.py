@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -203,6 +204,31 @@ class TestDelivery:
         assert sorted(seen.bodies) == ["asked", "published", "sent", "x, returned", "x, returned"]
         address = clerk if stage.capabilities.objects else "clerk"
         assert {message.subject for message in seen.messages} == {address}
+
+    def test_unnamed_subscription_lives_as_long_as_its_reader(self, stage: Stage) -> None:
+        """
+        An unnamed subscription gets what is published while it is there, and shares it with no other one, also if another
+        program has the same. Nothing is kept of it or for it when it has ended, or its bus has stopped.
+        """
+        buses = [stage.open(f"program-{number}") for number in range(2 if stage.capabilities.multi_process else 1)]
+        first, last = buses[0], buses[-1]
+        with running(stage, first, drain=False):
+            with ExitStack() as others:
+                for bus in buses[1:]:
+                    others.enter_context(running(stage, bus, drain=False))
+                with first.subscribe("a") as other:
+                    with last.subscribe("a") as reader:
+                        first.publish("a", 1)
+                        last.publish("a", 2)
+                        for one in (reader, other):
+                            assert sorted(one.receive(timeout=stage.patience).body for _ in range(2)) == [1, 2]
+                    last.publish("a", 3)
+                    assert other.receive(timeout=stage.patience).body == 3
+                last.subscribe("a", Seen())
+                if survives(stage):
+                    assert engine_of(first).transport.kept() == []
+            if first is not last:
+                assert first.publish("a") == Receipt(0)
 
     def test_late_subscriber_gets_new_messages(self, stage: Stage) -> None:
         """A new subscription gets new messages; earlier ones only if the transport keeps them and the subscription asks."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from pipebus.bus.bus import engine_of
+from pipebus.message.outcomes import Receipt
 from pipebus.testing.contract.child import ATTEMPTS, SENT
 from pipebus.testing.contract.stage import HasChildren, Stage
 from pipebus.testing.contract.tools import Seen, assert_refused, recorded, running, serving, survives, until
@@ -71,6 +73,16 @@ class TestProcesses:
         with serving(stage, seen, attempts=ATTEMPTS):
             until(stage, lambda: len(seen.messages) >= SENT, "all of them")
         assert sorted(seen.bodies) == list(range(SENT))
+
+    def test_unnamed_subscription_ends_with_its_process(self, stage: Stage, tmp_path: Path) -> None:
+        """Nothing is left of an unnamed subscription whose process is killed: soon, a publish reaches nobody."""
+        with child(stage, "listen", tmp_path / "history.jsonl") as process:
+            publisher = stage.open("publisher")
+            with running(stage, publisher):
+                process.kill()
+                process.wait(stage.patience)
+                until(stage, lambda: publisher.publish("a") == Receipt(0), "the subscription has gone")
+                assert engine_of(publisher).transport.kept() == []
 
     def test_processes_share_without_duplicates(self, stage: Stage, tmp_path: Path) -> None:
         """Several processes of one group work at the same time, and each message is delivered and settled once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -22,7 +23,9 @@ class Bound:
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
-        self.name = binding.name
+        # In the store. An unnamed subscription is this process's alone, though others give theirs the same name.
+        self.name = binding.name if binding.durable else f"{binding.name} of {os.urandom(6).hex()}"
+        self.ended = False  # it is to be removed from the store, as soon as none of its messages is out
         self.patterns = [pattern.text for pattern in binding.patterns]
         self.sub = 0  # its number in the store
         self.seen = 0  # number of the last message when its row was last seen
@@ -61,7 +64,7 @@ class Bound:
 
 class Bindings:
     """
-    All of them, by name and by number.
+    All of them, by the name that the bus knows, and by number.
 
     Args:
         lock: Held while they change.
@@ -80,7 +83,7 @@ class Bindings:
 
     def add(self, bound: Bound) -> None:
         with self._lock:
-            self._by_name[bound.name] = self._by_number[bound.sub] = bound
+            self._by_name[bound.binding.name] = self._by_number[bound.sub] = bound
 
     def remove(self, name: str) -> Bound | None:
         with self._lock:
@@ -103,7 +106,8 @@ class Bindings:
             self._by_number.clear()
             for bound, sub in subs:
                 bound.sub, bound.maybe, bound.not_before = sub, True, 0.0
-                if self._by_name.get(bound.name) is bound:
+                bound.recent.clear()
+                if self._by_name.get(bound.binding.name) is bound:
                     self._by_number[sub] = bound
 
     def touched(self, subs: set[int]) -> bool:

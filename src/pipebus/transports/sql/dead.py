@@ -15,13 +15,13 @@ REASONS: Final = 1_000
 """Most reasons of drops that a subscription counts apart."""
 
 
-def add(store: Store, letter: DeadLetter, data: bytes, sub: int | None, name: str) -> None:
+def add(store: Store, letter: DeadLetter, data: bytes, sub: int | None) -> None:
     """Store a letter. If there are too many then, delete the oldest."""
     store.execute(
         sql.INSERT_LETTER,
         (
-            letter.id, sub, name, data, letter.by and _storable(letter.by), _storable(letter.error), letter.digest,
-            _storable(letter.traceback), letter.attempts, letter.first_time, letter.time,
+            letter.id, sub, letter.subscription, data, letter.by and _storable(letter.by), _storable(letter.error),
+            letter.digest, _storable(letter.traceback), letter.attempts, letter.first_time, letter.time,
         ),
     )  # fmt: skip
     over = _count(store, 1) - store.letters
@@ -73,10 +73,7 @@ def _count(store: Store, more: int) -> int:
 
 
 def listed(connection: sqlite3.Connection, where: str = "", *values: str) -> list[Any]:
-    """
-    Letters, in the order of their deaths: id, subscription, data, author, error, digest, traceback, attempts, first time, time,
-    and the subscription's present name, if it is still there.
-    """
+    """Letters, in the order of their deaths."""
     return connection.execute(sql.LETTERS.format(where=where), values).fetchall()
 
 

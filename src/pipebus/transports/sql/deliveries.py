@@ -113,9 +113,8 @@ def _settle_one(store: Store, settlement: Settlement) -> bool:
         returned = verdict == "return"  # then it did not kill its process
         store.execute(sql.DELIVER, (sub, seq, claim.takings + returned, key, 0 if returned else suspect))
     elif isinstance(why, DeadLetter):
-        [(name,)] = store.execute(sql.SUBSCRIPTION_NAME, (sub,))
         [(data,)] = store.execute(sql.DATA, (seq,))
-        dead.add(store, why, data, sub, name)
+        dead.add(store, why, data, sub)
     else:
         dead.count_drop(store, sub, why or "dropped")
     return True

@@ -94,8 +94,9 @@ class Round:
                 again = (bound.sub, bound.name, bound.patterns, bound.owner(owner), bound.seen, set(bound.recent))
                 self._moved.append((bound, subscriptions.subscribe_again(store, *again)))
             else:
-                bound.seen = subscriptions.position(store, bound.sub)
-                bound.recent.clear()
+                # What waits for a subscription that is not durable is lost with its row, and is given to it again.
+                bound.seen = subscriptions.position(store, bound.sub, claimed=not bound.binding.durable)
+                bound.recent = {seq for seq in bound.recent if seq > bound.seen}
 
     def _claim(self, store: Store, owner: int) -> None:
         careful = any(bound.suspects for bound in self.keeper.bindings)

@@ -135,8 +135,8 @@ EVICT: Final = "DELETE FROM dead WHERE letter IN (SELECT letter FROM dead ORDER 
 LETTER: Final = "SELECT sub, subscription, data FROM dead WHERE id = ?"
 DELETE_LETTER: Final = "DELETE FROM dead WHERE id = ? RETURNING sub"
 LETTERS: Final = (
-    "SELECT id, subscription, data, author, error, digest, traceback, attempts, first_time, time, "
-    "(SELECT name FROM subscription s WHERE s.sub = dead.sub) FROM dead {where} ORDER BY letter"
+    "SELECT id, subscription, data, author, error, digest, traceback, attempts, first_time, time FROM dead {where} "
+    "ORDER BY letter"
 )
 LETTERS_OF_PUBLISHES: Final = "SELECT count(*) FROM dead WHERE sub IS NULL"
 REASON: Final = "SELECT 1 FROM dropped WHERE sub = ? AND reason = ?"

@@ -70,10 +70,17 @@ def fill(store: Store, sub: int) -> bool:
     return more
 
 
-def position(store: Store, sub: int) -> int:
-    """Number of the last message of which this subscription has its delivery, if it gets one."""
+def position(store: Store, sub: int, claimed: bool = False) -> int:
+    """
+    Number of the last message of which this subscription has its delivery, if it gets one.
+
+    Args:
+        claimed: Of the last one before which none waits.
+    """
     row = store.execute(sql.FILLING, (sub,)).fetchone()
-    return store.last() if row is None or row[0] is None else int(row[0])
+    last = store.last() if row is None or row[0] is None else int(row[0])
+    waiting = [store.execute(sql.OLDEST.format(table=table), (sub,)).fetchone()[0] for table in TABLES[:3] if claimed]
+    return min(last, *(seq - 1 for seq in waiting if seq is not None)) if any(waiting) else last
 
 
 def subscribe_again(
@@ -122,6 +129,16 @@ def remove(store: Store, sub: int) -> None:
         store.execute(sql.REMOVE.format(table=table), (sub,))
     store.execute(sql.DELETE_META, (f"{PAUSED}{sub}",))
     _changed(store)
+
+
+def end(store: Store, sub: int) -> None:
+    """Remove a subscription, unless a process has some of its messages; then it only gets no others."""
+    [claimed] = store.execute(sql.COUNT.format(table="claimed"), (sub,)).fetchone()
+    if not claimed:
+        remove(store, sub)
+    else:
+        store.execute(sql.SET_PATTERNS, ("[]", sub))
+        _changed(store)
 
 
 def hold(store: Store, name: str, on: bool) -> bool:

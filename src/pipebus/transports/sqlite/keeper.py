@@ -138,8 +138,26 @@ class Keeper:
         """A delivery is no longer out."""
         bound: Bound = claim.binding
         bound.out.pop(claim, None)
+        if bound.ended and not bound.out:
+            self.end(bound)
         if bound.settle():
             self.ring()
+
+    def end(self, bound: Bound) -> None:
+        """
+        Remove a subscription that is not durable, as soon as none of its messages is out; until then it gets no others.
+
+        Called when it ends, and again by each thread that takes the last delivery out of `out` after that. A delivery leaves
+        `out` when its settlement is in line, so this last call's job comes after all settlements, and finds nothing claimed.
+        """
+        bound.ended = True
+
+        def end(store: Store) -> None:
+            sub = subscriptions.number(store, bound.name)
+            if sub is not None:
+                subscriptions.end(store, sub)
+
+        self.writer.leave([Job(end, False)])
 
     def ring(self) -> None:
         """Wake the keeper."""
@@ -262,11 +280,13 @@ class Keeper:
         for number, (claim, data) in enumerate(zip(claims, datas, strict=True)):
             if not bound.binding.deliver(data, claim, claim.takings):
                 back = claims[number:]
+                self.writer.leave([Job(Settlement(one, "release", 0.0, ""), False) for one in back])
                 for one in back:
                     bound.out.pop(one, None)
                 bound.not_before = time.monotonic() + LATER
                 bound.maybe = True
-                self.writer.leave([Job(Settlement(one, "release", 0.0, ""), False) for one in back])
+                if bound.ended and not bound.out:
+                    self.end(bound)
                 return
 
     def _duties(self, now: float) -> list[Callable[[Store], object]]:
@@ -299,7 +319,7 @@ class Keeper:
     def move(self, bound: Bound, sub: int) -> None:
         """A subscription has a new number."""
         self.bindings.move(bound, sub)
-        self._around.warn("subscription.made_again", path=self.file.path, subscription=bound.name)
+        self._around.warn("subscription.made_again", path=self.file.path, subscription=bound.binding.name)
 
     def lost_lease(self, owner: int) -> None:
         """Others took this process for dead, and it is another owner now."""

@@ -31,8 +31,8 @@ class StoredLetters(SharedLetters):
         self._settles(token, letter)
 
     def _store(self, letter: DeadLetter) -> None:
-        data, name = self._codec.encode(letter.message), letter.subscription
-        self._file.write(lambda store: dead.add(store, letter, data, subscriptions.number(store, name), name))
+        data = self._codec.encode(letter.message)
+        self._file.write(lambda store: dead.add(store, letter, data, subscriptions.number(store, letter.subscription)))
 
     def show(self, id: DeadLetter | str) -> DeadLetter:
         return self._stored(id_of(id))
@@ -74,12 +74,12 @@ class StoredLetters(SharedLetters):
         return self._file.read(query) if os.path.exists(self._file.path) else without
 
     def _letter(self, row: Any) -> DeadLetter:
-        id, name, data, author, error, digest, traceback, attempts, first, time, now_called = row
+        id, name, data, author, error, digest, traceback, attempts, first, time = row
         try:
             message = self._codec.decode(data)
         except CodecError:
             message = Message("pipebus.undecodable", data)
-        return DeadLetter(id, message, now_called or name, author, error, digest, traceback, attempts, first, time)
+        return DeadLetter(id, message, name, author, error, digest, traceback, attempts, first, time)
 
     def list(self, subscription: str | None = None) -> list[DeadLetter]:
         rows = self._rows() if subscription is None else self._rows("WHERE subscription = ?", subscription)

@@ -160,11 +160,6 @@ class SqliteTransport(Transport):
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
     def check(self, binding: Binding) -> None:
-        if not binding.durable and not binding.name.startswith("_replies."):
-            raise UnsupportedCapability(
-                f"{self.options.path} keeps messages for subscriptions by name, and {binding.name} has none of its own; "
-                'say subscribe(…, name="…")'
-            )
         if binding.overflow != "block":
             raise UnsupportedCapability(
                 f'subscription {binding.name}: overflow="{binding.overflow}" is for mailboxes in memory; what waits here waits '
@@ -197,16 +192,10 @@ class SqliteTransport(Transport):
             self.file.write(make)
 
     def unbind(self, name: str) -> None:
-        bound = self._keeper.bindings.remove(name) if self._keeper is not None else None
-        if bound is not None and not bound.binding.durable:
-            generation = self.file.generation
-
-            def remove(store: Store) -> None:
-                if store.generation == generation:
-                    subscriptions.remove(store, bound.sub)
-
-            with suppress(PipebusError):  # it is removed with its owner
-                self.file.call(remove, sync=False)
+        keeper = self._keeper
+        bound = keeper.bindings.remove(name) if keeper is not None else None
+        if keeper is not None and bound is not None and not bound.binding.durable:
+            keeper.end(bound)
 
     def remove(self, name: str) -> None:
         if self._keeper is not None and self._keeper.bindings.get(name) is not None:
@@ -317,6 +306,8 @@ class SqliteTransport(Transport):
                 return {"accepted": 0, "acknowledged": 0, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0}
         elif not os.path.exists(self.options.path):
             return None
+        bound = self._keeper.bindings.get(name) if self._keeper is not None else None
+        name = name if bound is None else bound.name
         if self._keeper is not None and not self.file.writer.idle:
             with suppress(PipebusError):  # what cannot be settled now counts as in flight
                 self.file.call(None, sync=False)
