@@ -315,7 +315,7 @@ class ToTheBack(KeptTransport):
 
 
 class _Yes(Capabilities, frozen=True):
-    def require(self, wanted: dict[str, Any], name: str) -> None:
+    def require(self, wanted: dict[str, Any], name: str, why: Callable[[str], str] = lambda capability: "") -> None:
         return None
 
 
