@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from statistics import mean
 from threading import Barrier, Event, Thread
 from time import perf_counter, process_time
 from typing import Any
@@ -167,6 +169,65 @@ async def atime_trips(trip: Callable[[], Awaitable[Any]], size: int, expect: Exp
         last = await trip()
         times.append(perf_counter() - start)
     return _figures(times, process_time() - work, last, expect)
+
+
+def time_publishes(publish: Callable[[], Any], first: int, size: int) -> Mapping[str, float]:
+    """
+    Time single publishes on this thread.
+
+    Args:
+        first: How many are made before, and not counted.
+    """
+    for _ in repeat(None, first):
+        publish()
+    times = []
+    work = process_time()
+    for _ in repeat(None, size):
+        start = perf_counter()
+        publish()
+        times.append(perf_counter() - start)
+    return publishes(times, process_time() - work)
+
+
+def on_thread(another: bool, work: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+    """
+    Do some work on this thread, or on another one while this one waits.
+
+    Raises:
+        BaseException: What the work raised.
+    """
+    if not another:
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+async def atime_publishes(publish: Callable[[], Awaitable[Any]], first: int, size: int) -> Mapping[str, float]:
+    """`time_publishes` on an event loop."""
+    for _ in repeat(None, first):
+        await publish()
+    times = []
+    work = process_time()
+    for _ in repeat(None, size):
+        start = perf_counter()
+        await publish()
+        times.append(perf_counter() - start)
+    return publishes(times, process_time() - work)
+
+
+PUBLISHES = {"us": "µs p50", "mean": "µs mean", "p99": "µs p99", "cpu": "CPU µs each"}
+
+
+def publishes(times: list[float], work: float) -> Mapping[str, float]:
+    """The figures of single publishes."""
+    times.sort()
+    middle, late = times[len(times) // 2], times[len(times) * 99 // 100]
+    return each(1, us=middle, mean=mean(times), p99=late, cpu=work / len(times))
+
+
+def each(size: int, **seconds: float) -> Mapping[str, float]:
+    """Microseconds a message."""
+    return {key: whole / size * 1e6 for key, whole in seconds.items()}
 
 
 def _figures(times: list[float], worked: float, last: Any, expect: Expectation) -> dict[str, float]:

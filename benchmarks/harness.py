@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from threading import Event
 from time import perf_counter, process_time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 SUBJECT = "orders.created"
 BODY = {"id": 1, "customer": "ada", "amount": 12.5}
@@ -16,6 +16,7 @@ MICROSECONDS = {"us": "µs a message", "cpu": "CPU µs"}
 
 Handler = Callable[[Any], None]
 Expectation = Callable[[Any], bool]
+Promises = TypeVar("Promises", "Guarantees", "Durable")
 
 
 class Guarantees(NamedTuple):
@@ -39,6 +40,32 @@ class Guarantees(NamedTuple):
     package: str = ""
 
 
+class Durable(NamedTuple):
+    """
+    What a contender promises where messages are kept in a file or on a server, a word or three each, and in words.
+
+    Args:
+        words: As in `Guarantees`.
+        synced: Whether a message is on the disk, safe from a power cut, when its publish returns.
+        acknowledged: Whether a message is kept until its handler has returned.
+        order: In which order one handler sees the messages of one publisher.
+        killed: What becomes of the message that a killed process was handling.
+        package: As in `Guarantees`.
+    """
+
+    words: str
+    synced: str
+    acknowledged: str
+    order: str
+    killed: str
+    package: str = ""
+
+
+def also(words: str, guarantees: Durable) -> Durable:
+    """The same promises, in another way."""
+    return guarantees._replace(words=f"the same {words}")
+
+
 class Flow(NamedTuple):
     """An open route from `publish(subject, body)` to a handler on another thread, and how to end it."""
 
@@ -60,7 +87,7 @@ class Contender:
         against: The contender that its ratios are taken to; None: the limit.
     """
 
-    guarantees: Guarantees | str
+    guarantees: Guarantees | Durable | str
     run: Callable[[int], Mapping[str, float]]
     reach_ratio: float | Mapping[str, float] | None = None
     reach_value: float | Mapping[str, float] | None = None
@@ -131,7 +158,7 @@ def flow_contender(
     return Contender(measured_with(guarantees, most, "messages"), run, reach_ratio)
 
 
-def measured_with(guarantees: Guarantees, most: int | None, what: str) -> Guarantees:
+def measured_with(guarantees: Promises, most: int | None, what: str) -> Promises:
     """Say that a contender is measured with fewer than the others."""
     return guarantees._replace(words=f"{guarantees.words}; measured with at most {most:,} {what}") if most else guarantees
 

@@ -15,9 +15,14 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
+from harness import Durable
 from limit_sqlite import DATA
 
-STORED = "the server has it, in its file, not synced; once for each id within 2 minutes"
+SYNC = "each 2 min"
+STORED = Durable(
+    "nats-py, one coroutine; once for each id within 2 minutes; a publish that fails ends the run",
+    SYNC, "yes, not confirmed", "yes", "again in 30 s",
+)  # fmt: skip
 STREAM = "LIMIT"
 WHERE = "limit.orders.created"
 NAME = "work"

@@ -13,8 +13,10 @@ from itertools import count
 from time import time
 from typing import Literal
 
-SYNCED = "synced at each commit; in order; no subscriptions, no dedupe"
-UNSYNCED = "no sync: a power cut loses the last commits; else as above"
+from harness import Durable
+
+SYNCED = Durable("Python's sqlite3, one table: no subscriptions, no dedupe", "yes", "yes", "yes", "stays claimed")
+UNSYNCED = SYNCED._replace(words="the same without a sync: a power cut loses the last commits", synced="no")
 
 # The bytes that pipebus keeps of the message that all workloads publish, but for the digits of its id and time.
 DATA = (

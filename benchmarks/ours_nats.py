@@ -1,4 +1,4 @@
-"""pipebus on JetStream, as a user writes it; and FastStream on it, as its users do."""
+"""pipebus on JetStream, as a user writes it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Callable
 from itertools import repeat
 from typing import Any
 
-from harness import BODY
+import limit_nats
+from harness import BODY, Durable
 
-STORED = "the server has it, in its file, not synced; once for each id within 2 minutes; sent again on a new connection"
-THROUGH = "leases renewed; retries, dead letters; in order; acknowledgements sent, confirmed each second; JSON both ways"
+STORED = Durable(
+    "once for each id within 2 minutes, sent again on a new connection; leases renewed, retries, dead letters; JSON both ways",
+    limit_nats.SYNC, "yes, confirmed", "yes", "again in 30 s",
+)  # fmt: skip
 STREAM = "PIPEBUS"
 NAME = "work"
 PATIENCE = 600.0  # seconds until a message counts as lost

@@ -11,12 +11,13 @@ from threading import Barrier, Event, Thread
 from time import perf_counter, time
 from typing import Any, Literal
 
-from harness import BODY, SUBJECT, Handler
+from harness import BODY, SUBJECT, Durable, Handler
 
-from pipebus.bus.bus import engine_of
-
-POWER = "synced before publish returns; in order, by subscription, once for each id within 2 minutes, leases"
-PROCESS = "no sync: a power cut loses the last commits; else as above"
+POWER = Durable(
+    "from the main thread; by subscription, once for each id within 2 minutes, leases, retries, dead letters",
+    "yes", "yes", "yes", "again in 1 s",
+)  # fmt: skip
+PROCESS = POWER._replace(words="the same without a sync: a power cut loses the last commits", synced="no")
 NAME = "work"
 PATIENCE = 600.0  # seconds until a message counts as lost
 
@@ -46,6 +47,7 @@ def fill(bus: Any, size: int, most: int = 50_000) -> None:
     Args:
         most: In one transaction.
     """
+    from pipebus.bus.bus import engine_of
     from pipebus.message.message import Message
     from pipebus.transports.sql.publishing import publish
     from pipebus.transports.sql.records import Outgoing
@@ -60,6 +62,8 @@ def fill(bus: Any, size: int, most: int = 50_000) -> None:
 
 def waiting(path: str) -> int:
     """How many messages are not acknowledged, now that nobody works."""
+    from pipebus.bus.bus import engine_of
+
     bus = open_bus(path)
     found = engine_of(bus).transport.figures(NAME)
     bus.stop()
@@ -76,8 +80,13 @@ async def from_coroutines(bus: Any, publishers: int, size: int) -> None:
     await asyncio.gather(*(publisher(share) for share in shares(publishers, size)))
 
 
-def from_threads(bus: Any, publishers: int, size: int) -> float:
-    """The same from threads; seconds from the moment when all of them are ready to start."""
+def from_threads(publish: Callable[[], Any], publishers: int, size: int) -> float:
+    """
+    Publish `size` messages from threads that each wait for one after the other.
+
+    Returns:
+        Seconds from the moment when all of them are ready to start.
+    """
     start = Barrier(publishers + 1)
     failed: list[BaseException] = []
 
@@ -85,7 +94,7 @@ def from_threads(bus: Any, publishers: int, size: int) -> float:
         start.wait()
         try:
             for _ in repeat(None, share):
-                bus.publish(SUBJECT, BODY)
+                publish()
         except BaseException as error:
             failed.append(error)
 
@@ -112,14 +121,19 @@ class Counter:
     def __init__(self, size: int) -> None:
         self.seen = 0
         self.size = size
+        self.last: Any = None
         self.all = Event()
+
+    def count(self, message: Any) -> None:
+        self.seen += 1
+        if self.seen == self.size:
+            self.last = message
+            self.all.set()
 
     def handler(self) -> Callable[[Any], None]:
         # No annotation on the parameter: for pipebus that means the message itself.
         def handle(message) -> None:  # type: ignore[no-untyped-def]
-            self.seen += 1
-            if self.seen == self.size:
-                self.all.set()
+            self.count(message)
 
         return handle
 

@@ -15,8 +15,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from math import nan
 from pathlib import Path
 from statistics import median
@@ -26,11 +25,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "src")]  # this tree is what is mea
 
 import chart  # noqa: E402  (the path comes first)
 import disk  # noqa: E402
-from harness import Contender, Guarantees, Workload  # noqa: E402
+from harness import Contender, Workload  # noqa: E402
 from workloads import WORKLOADS  # noqa: E402
 
 Figures = dict[str, list[dict[str, float]]]  # contender -> one entry a round, none if it is not installed
-POINTS = ("queues", "errors", "bounds", "order")  # of `Guarantees`
 
 
 def main() -> int:
@@ -106,7 +104,16 @@ def measure(name: str, rounds: int, size: int) -> Figures:
 
 def installed(contender: Contender) -> bool:
     """Whether the package that it is from is there."""
-    return not contender.package or find_spec(contender.package) is not None
+    try:
+        return not contender.package or bool(version(contender.package))
+    except PackageNotFoundError:
+        return False
+
+
+def points(workload: Workload) -> list[str]:
+    """The promises that have a column each."""
+    kinds = [one.guarantees._fields for one in workload.contenders.values() if not isinstance(one.guarantees, str)]
+    return [name for name in kinds[0] if name not in ("words", "package")] if kinds else []
 
 
 def progress(text: str) -> None:
@@ -121,7 +128,7 @@ def table(workload: Workload, figures: Figures, *, check: bool) -> str:
     head = ["contender", workload.columns[first], "min-max", "ratio"]
     for key in others:
         head += [workload.columns[key], *(["ratio"] if key not in workload.without_ratio else [])]
-    promises = [*POINTS] if any(isinstance(one.guarantees, Guarantees) for one in workload.contenders.values()) else []
+    promises = points(workload)
     rows = [[*head, *(["reach"] if check else []), *promises, "what it guarantees"]]
     for name, runs in figures.items():
         contender = workload.contenders[name]

@@ -55,6 +55,7 @@ WORKLOADS: dict[str, Workload] = {
     "ten_million": ten_million.WORKLOAD,
     "sqlite_publish": sqlite_publish.PUBLISH,
     "sqlite_publishers": sqlite_publish.PUBLISHERS,
+    "sqlite_consume": sqlite_through.CONSUME,
     "sqlite_through": sqlite_through.THROUGH,
     "sqlite_backlog": sqlite_backlog.BACKLOG,
     "sqlite_processes": sqlite_through.PROCESSES,

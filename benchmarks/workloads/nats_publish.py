@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from threading import Thread
 from time import perf_counter, process_time
 from typing import Any
 
 import limit_nats
 import ours_nats
 import server
-from harness import BODY, SUBJECT, Contender, Workload
+from clocks import PUBLISHES, atime_publishes, each, on_thread, time_publishes
+from harness import BODY, SUBJECT, Contender, Workload, also
 from ours_sqlite import from_threads
-
-from .sqlite_publish import stream, timed, trips
+from peers import faststream
 
 FIRST = 200  # messages that are not counted
 FIRST_MANY = 2_000
@@ -26,40 +25,26 @@ THREADS = 64
 # --- one after the other ---------------------------------------------------------------------------------------------------
 
 
-async def atimed(publish: Callable[[], Awaitable[Any]], size: int) -> tuple[list[float], float]:
-    """Time single publishes, after some that are not counted."""
-    for _ in range(FIRST):
-        await publish()
-    times = []
-    work = process_time()
-    for _ in range(size):
-        start = perf_counter()
-        await publish()
-        times.append(perf_counter() - start)
-    return times, process_time() - work
-
-
 def limit_one(size: int) -> Mapping[str, float]:
-    async def main(url: str) -> tuple[list[float], float]:
+    async def main(url: str) -> Mapping[str, float]:
         async with limit_nats.connected(url) as client:
             await limit_nats.make_stream(client)
-            publisher = limit_nats.Publisher(client)
-            found = await atimed(publisher.one, size)
+            found = await atime_publishes(limit_nats.Publisher(client).one, FIRST, size)
             await must_have(client, limit_nats.STREAM, FIRST + size)
             return found
 
     with server.new_server() as one:
-        return trips(*asyncio.run(main(one.url)))
+        return asyncio.run(main(one.url))
 
 
 def our_awaited(size: int) -> Mapping[str, float]:
     with server.new_server() as one:
         bus = ours_nats.open_bus(one.url)
         bus.start()
-        found = asyncio.run(atimed(lambda: bus.apublish(SUBJECT, BODY), size))
+        found = asyncio.run(atime_publishes(partial(bus.apublish, SUBJECT, BODY), FIRST, size))
         bus.stop()
         asyncio.run(we_must_have(one.url, FIRST + size))
-    return trips(*found)
+    return found
 
 
 def our_one(another: bool, size: int) -> Mapping[str, float]:
@@ -70,26 +55,21 @@ def our_one(another: bool, size: int) -> Mapping[str, float]:
     with server.new_server() as one:
         bus = ours_nats.open_bus(one.url)
         bus.start()
-        found: list[tuple[list[float], float]] = []
-
-        def publish(subject: str) -> None:
-            bus.publish(subject, BODY)
-
-        def run() -> None:
-            times = [timed(publish) for _ in range(FIRST)]
-            work = process_time()
-            times = [timed(publish) for _ in range(size)]
-            found.append((times, process_time() - work))
-
-        if another:
-            thread = Thread(target=run)
-            thread.start()
-            thread.join()
-        else:
-            run()
+        found = on_thread(another, partial(time_publishes, partial(bus.publish, SUBJECT, BODY), FIRST, size))
         bus.stop()
         asyncio.run(we_must_have(one.url, FIRST + size))
-    return trips(*found[0])
+    return found
+
+
+def faststream_one(size: int) -> Mapping[str, float]:
+    async def main(url: str) -> Mapping[str, float]:
+        async with faststream.open_broker(url) as publish:
+            return await atime_publishes(publish, FIRST, size)
+
+    with server.new_server() as one:
+        found = asyncio.run(main(one.url))
+        asyncio.run(we_must_have(one.url, FIRST + size, limit_nats.STREAM))
+    return found
 
 
 async def must_have(client: Any, stream: str, size: int) -> None:
@@ -102,19 +82,24 @@ async def must_have(client: Any, stream: str, size: int) -> None:
         raise RuntimeError(f"{size} messages were published, {found} are in the stream")
 
 
-async def we_must_have(url: str, size: int) -> None:
+async def we_must_have(url: str, size: int, stream: str = ours_nats.STREAM) -> None:
     async with limit_nats.connected(url) as client:
-        await must_have(client, ours_nats.STREAM, size)
+        await must_have(client, stream, size)
 
+
+ONE = 1.3
 
 PUBLISH = Workload(
     about="publish one message, wait until the server says that it has it, publish the next",
-    columns={"us": "µs p50", "mean": "µs mean", "p99": "µs p99", "cpu": "CPU µs each"},
+    columns=PUBLISHES,
     contenders={
-        "limit": Contender(f"nats-py, one coroutine: {limit_nats.STORED}", limit_one),
-        "pipebus-await": Contender(f"`await bus.apublish(…)`: {ours_nats.STORED}", our_awaited, 1.2),
-        "pipebus": Contender("the same by `bus.publish(…)`, from the main thread", partial(our_one, False), 1.2),
-        "pipebus-thread": Contender("the same from another thread", partial(our_one, True), 1.2),
+        "raw": Contender(limit_nats.STORED._replace(words="`await js.publish(…)` of nats-py; once for each id"), limit_one),
+        "pipebus-await": Contender(
+            ours_nats.STORED._replace(words=f"`await bus.apublish(…)`; {ours_nats.STORED.words}"), our_awaited, ONE
+        ),
+        "pipebus": Contender(also("by `bus.publish(…)`, from the main thread", ours_nats.STORED), partial(our_one, False), ONE),
+        "pipebus-thread": Contender(also("from another thread", ours_nats.STORED), partial(our_one, True), ONE),
+        "faststream": Contender(faststream.GUARANTEES, faststream_one),
     },
     size=2_000,
     when_named=True,
@@ -140,7 +125,7 @@ def limit_many(futures: bool, size: int) -> Mapping[str, float]:
             await publish(FIRST_MANY)
             start, work, served = perf_counter(), process_time(), one.worked()
             await publish(size)
-            found = figures(perf_counter() - start, process_time() - work, one.worked() - served, size)
+            found = each(size, us=perf_counter() - start, cpu=process_time() - work, server=one.worked() - served)
             await must_have(client, limit_nats.STREAM, FIRST_MANY + size)
             return found
 
@@ -152,19 +137,17 @@ def our_many(threads: bool, size: int) -> Mapping[str, float]:
     """Publishers that each wait for their message before they publish the next."""
 
     async def publish_all(bus: Any, one: server.Server) -> Mapping[str, float]:
-        await ours_nats.from_coroutines(lambda: bus.apublish(SUBJECT, BODY), MANY, FIRST_MANY)
-        start, work, served = perf_counter(), process_time(), one.worked()
-        await ours_nats.from_coroutines(lambda: bus.apublish(SUBJECT, BODY), MANY, size)
-        return figures(perf_counter() - start, process_time() - work, one.worked() - served, size)
+        return await coroutines(partial(bus.apublish, SUBJECT, BODY), one, size)
 
     with server.new_server() as one:
         bus = ours_nats.open_bus(one.url)
         bus.start()
         if threads:
-            from_threads(bus, THREADS, FIRST_MANY)
+            publish = partial(bus.publish, SUBJECT, BODY)
+            from_threads(publish, THREADS, FIRST_MANY)
             work, served = process_time(), one.worked()
-            took = from_threads(bus, THREADS, size)
-            found = figures(took, process_time() - work, one.worked() - served, size)
+            took = from_threads(publish, THREADS, size)
+            found = each(size, us=took, cpu=process_time() - work, server=one.worked() - served)
         else:
             found = asyncio.run(publish_all(bus, one))
         bus.stop()
@@ -172,21 +155,46 @@ def our_many(threads: bool, size: int) -> Mapping[str, float]:
     return found
 
 
-def figures(took: float, work: float, served: float, size: int) -> Mapping[str, float]:
-    return {**stream(took, work, size), "server": served / size * 1e6}
+async def coroutines(publish: Callable[[], Awaitable[Any]], one: server.Server, size: int) -> Mapping[str, float]:
+    """Coroutines that each wait for their message before they publish the next."""
+    await ours_nats.from_coroutines(publish, MANY, FIRST_MANY)
+    start, work, served = perf_counter(), process_time(), one.worked()
+    await ours_nats.from_coroutines(publish, MANY, size)
+    return each(size, us=perf_counter() - start, cpu=process_time() - work, server=one.worked() - served)
 
+
+def faststream_many(size: int) -> Mapping[str, float]:
+    async def main(one: server.Server) -> Mapping[str, float]:
+        async with faststream.open_broker(one.url) as publish:
+            return await coroutines(publish, one, size)
+
+    with server.new_server() as one:
+        found = asyncio.run(main(one))
+        asyncio.run(we_must_have(one.url, FIRST_MANY + size, limit_nats.STREAM))
+    return found
+
+
+WINDOW = 1.15
 
 PUBLISHERS = Workload(
-    about=f"many publishers at once, each of which waits for its message; the limit has {limit_nats.WINDOW} on their way",
+    about=f"many publishers at once, each of which waits for its message; nats-py has {limit_nats.WINDOW} on their way",
     columns={"us": "µs a message", "cpu": "CPU µs", "server": "server's CPU µs"},
     contenders={
+        "raw": Contender(
+            limit_nats.STORED._replace(words="`publish_async` of nats-py, from one coroutine: a future for each"),
+            partial(limit_many, True),
+        ),
         "limit": Contender(
-            f"nats-py, one coroutine, one inbox for all answers; {limit_nats.STORED}; which one failed nobody knows",
+            limit_nats.STORED._replace(words="one inbox for all answers, no futures; which one failed nobody knows"),
             partial(limit_many, False),
         ),
-        "limit-futures": Contender("the same by `publish_async` of nats-py: a future for each", partial(limit_many, True)),
-        "pipebus": Contender(f"{MANY} coroutines; {ours_nats.STORED}", partial(our_many, False)),
-        "pipebus-threads": Contender(f"the same from {THREADS} threads", partial(our_many, True)),
+        "pipebus": Contender(
+            ours_nats.STORED._replace(words=f"{MANY} coroutines; {ours_nats.STORED.words}"), partial(our_many, False), WINDOW
+        ),
+        "pipebus-threads": Contender(also(f"from {THREADS} threads", ours_nats.STORED), partial(our_many, True), WINDOW),
+        "faststream": Contender(
+            faststream.GUARANTEES._replace(words=f"{MANY} coroutines; dedupe by ids that the program makes"), faststream_many
+        ),
     },
     size=20_000,
     when_named=True,

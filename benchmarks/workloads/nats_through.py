@@ -10,15 +10,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from importlib.util import find_spec
-from itertools import count
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 import limit_nats
 import ours_nats
 import server
-from harness import BODY, SUBJECT, Contender, Workload
+from clocks import each
+from harness import BODY, SUBJECT, Contender, Workload, also
+from peers import faststream
 
 FIRST = 2_000  # messages that are not counted
 MANY = 256  # publishes on their way
@@ -78,31 +78,7 @@ async def our_road(coroutine: bool, url: str, counter: ours_nats.Counter) -> Asy
 
 @asynccontextmanager
 async def faststream_road(url: str, counter: ours_nats.Counter) -> AsyncIterator[Road]:
-    """The broker alone, without an application around it; its log is off."""
-    from faststream.nats import JStream, NatsBroker, PullSub
-
-    async with limit_nats.connected(url) as client:
-        await limit_nats.make_stream(client)
-        await limit_nats.make_consumer(client)
-    broker = NatsBroker(url, logger=None)
-
-    @broker.subscriber(
-        limit_nats.WHERE,
-        durable=limit_nats.NAME,
-        stream=JStream(limit_nats.STREAM, declare=False),
-        pull_sub=PullSub(batch_size=limit_nats.FETCH),
-    )
-    async def handle(body: dict[str, Any]) -> None:
-        counter.count(body)
-
-    number = count(1).__next__
-
-    def publish() -> Awaitable[Any]:
-        headers = {"Nats-Msg-Id": f"01a2236f6f6d-1f02b5ccde0f00c7-{number():010x}"}
-        return broker.publish(BODY, limit_nats.WHERE, stream=limit_nats.STREAM, headers=headers)
-
-    async with broker:
-        await broker.start()
+    async with faststream.open_broker(url, counter.count) as publish:
         yield Road(partial(ours_nats.from_coroutines, publish, MANY), limit_nats.STREAM, limit_nats.NAME)
     ours_nats.check(counter.last)
 
@@ -127,20 +103,13 @@ def through(open_road: OpenRoad, size: int) -> Mapping[str, float]:
             took, work, served = perf_counter() - start, process_time() - work, one.worked() - served
         if counter.seen != FIRST + size:
             raise RuntimeError(f"{counter.seen} of {FIRST + size} messages were handled")
-        seconds = {"us": took, "published": published, "cpu": work, "server": served}
-        return {key: each / size * 1e6 for key, each in seconds.items()}
+        return each(size, us=took, published=published, cpu=work, server=served)
 
     with server.new_server() as one:
         return asyncio.run(main(one))
 
 
-FASTSTREAM = {
-    "faststream": Contender(
-        "FastStream, a coroutine: dedupe by ids that the program makes; a batch of 100 is handled at once, in no order; "
-        "acknowledgements sent, not confirmed; no leases renewed, no dead letters",
-        partial(through, faststream_road),
-    )
-}
+REACH = 1.2
 
 THROUGH = Workload(
     about=f"published with {MANY} on their way, handled by one handler, until the server has all acknowledgements",
@@ -151,26 +120,35 @@ THROUGH = Workload(
         "server": "server's CPU µs",
     },
     contenders={
-        "limit": Contender(
-            f"nats-py, one loop, connection and inbox; {limit_nats.STORED}; acknowledgements sent, not confirmed; "
-            "no leases renewed, no dead letters, no JSON",
-            partial(through, partial(limit_road, False)),
-        ),
-        "limit-two": Contender("the same with a connection for each way", partial(through, partial(limit_road, True))),
         "raw": Contender(
-            f"the same with what nats-py offers for it: `publish_async`, `fetch({limit_nats.FETCH})`, `ack`; one connection",
+            limit_nats.STORED._replace(
+                words=f"nats-py as offered: `publish_async`, `fetch({limit_nats.FETCH})`, `ack`; one connection; no JSON"
+            ),
             partial(through, partial(limit_road, False, offered=True)),
         ),
-        "raw-two": Contender("the same with two", partial(through, partial(limit_road, True, offered=True))),
+        "raw-two": Contender(
+            also("with a connection for each way", limit_nats.STORED), partial(through, partial(limit_road, True, offered=True))
+        ),
+        "limit": Contender(
+            limit_nats.STORED._replace(
+                words="the same without futures and tasks: one inbox for all answers, one for all deliveries"
+            ),
+            partial(through, partial(limit_road, False)),
+        ),
+        "limit-two": Contender(
+            also("with a connection for each way", limit_nats.STORED), partial(through, partial(limit_road, True))
+        ),
         "pipebus": Contender(
-            f"{MANY} coroutines, handler on a thread; {ours_nats.STORED}; {ours_nats.THROUGH}",
+            ours_nats.STORED._replace(words=f"{MANY} coroutines, handler on a thread; {ours_nats.STORED.words}"),
             partial(through, partial(our_road, False)),
-            1.3,
+            REACH,
         ),
         "pipebus-loop": Contender(
-            "the same with a coroutine as handler, on the loop that publishes", partial(through, partial(our_road, True)), 1.3
+            also("with a coroutine as handler, on the loop that publishes", ours_nats.STORED),
+            partial(through, partial(our_road, True)),
+            REACH,
         ),
-        **(FASTSTREAM if find_spec("faststream") else {}),
+        "faststream": Contender(faststream.GUARANTEES, partial(through, faststream_road)),
     },
     size=20_000,
     when_named=True,

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import partial
-from statistics import mean
 from time import perf_counter, process_time
 from typing import Any, Literal
 
 import disk
 import limit_sqlite
 import ours_sqlite
-from harness import BODY, SUBJECT, Contender, Workload
+import stores
+from clocks import PUBLISHES, atime_publishes, each, on_thread, time_publishes
+from harness import BODY, SUBJECT, Contender, Workload, also
+from peers import dbos, huey, litequeue, persist_queue
 
 FIRST = 100  # messages that are not counted
-MANY = 64  # publishers
+MANY = stores.MANY  # publishers
 
 Durability = Literal["power", "process"]
 
@@ -31,63 +33,33 @@ Durability = Literal["power", "process"]
 def limit_one(synchronous: Literal["FULL", "NORMAL"], size: int) -> Mapping[str, float]:
     with disk.new_file() as path:
         publisher = limit_sqlite.Publisher(path, synchronous)
-        times = [timed(publisher.one) for _ in range(FIRST)]
-        work = process_time()
-        times = [timed(publisher.one) for _ in range(size)]
-        work = process_time() - work
+        figures = time_publishes(partial(publisher.one, SUBJECT), FIRST, size)
         publisher.close()
-    return trips(times, work)
+    return figures
 
 
-def timed(publish: Any) -> float:
-    start = perf_counter()
-    publish(SUBJECT)
-    return perf_counter() - start
-
-
-def our_one(durability: Durability, size: int) -> Mapping[str, float]:
+def our_one(durability: Durability, another: bool, size: int) -> Mapping[str, float]:
+    """
+    Args:
+        another: From a thread that is not the main one.
+    """
     with disk.new_file() as path:
         ours_sqlite.subscribe(path)
         bus = ours_sqlite.open_bus(path, durability=durability)
-
-        def publish(subject: str) -> None:
-            bus.publish(subject, BODY)
-
-        times = [timed(publish) for _ in range(FIRST)]
-        work = process_time()
-        times = [timed(publish) for _ in range(size)]
-        work = process_time() - work
+        figures = on_thread(another, partial(time_publishes, partial(bus.publish, SUBJECT, BODY), FIRST, size))
         bus.stop()
         must_wait(path, FIRST + size)
-    return trips(times, work)
+    return figures
 
 
 def our_awaited(durability: Durability, size: int) -> Mapping[str, float]:
-    async def publish_all(bus: Any) -> tuple[list[float], float]:
-        for _ in range(FIRST):
-            await bus.apublish(SUBJECT, BODY)
-        times = []
-        work = process_time()
-        for _ in range(size):
-            start = perf_counter()
-            await bus.apublish(SUBJECT, BODY)
-            times.append(perf_counter() - start)
-        return times, process_time() - work
-
     with disk.new_file() as path:
         ours_sqlite.subscribe(path)
         bus = ours_sqlite.open_bus(path, durability=durability)
-        times, work = asyncio.run(publish_all(bus))
+        figures = asyncio.run(atime_publishes(partial(bus.apublish, SUBJECT, BODY), FIRST, size))
         bus.stop()
         must_wait(path, FIRST + size)
-    return trips(times, work)
-
-
-def trips(times: list[float], work: float) -> Mapping[str, float]:
-    """Microseconds of single publishes."""
-    each = sorted(times)
-    figures = {"us": each[len(each) // 2], "mean": mean(each), "p99": each[len(each) * 99 // 100], "cpu": work / len(each)}
-    return {key: seconds * 1e6 for key, seconds in figures.items()}
+    return figures
 
 
 def must_wait(path: str, size: int) -> None:
@@ -100,23 +72,38 @@ def must_wait(path: str, size: int) -> None:
         raise RuntimeError(f"{size} messages were published, {found} wait in the file")
 
 
+UNSYNCED = "limit-process"
+REACH = 1.3
+
 PUBLISH = Workload(
     about="publish one message, wait until it is in the file, publish the next",
-    columns={"us": "µs p50", "mean": "µs mean", "p99": "µs p99", "cpu": "CPU µs each"},
+    columns=PUBLISHES,
     contenders={
         "limit": Contender(limit_sqlite.SYNCED, partial(limit_one, "FULL")),
-        "pipebus": Contender(ours_sqlite.POWER, partial(our_one, "power"), 1.5),
+        "pipebus": Contender(ours_sqlite.POWER, partial(our_one, "power", False), REACH),
+        "pipebus-thread": Contender(also("from another thread", ours_sqlite.POWER), partial(our_one, "power", True), REACH),
         "pipebus-await": Contender(
-            "the same by `await bus.apublish(…)`, from one coroutine", partial(our_awaited, "power"), 1.5
+            also("by `await bus.apublish(…)`, from one coroutine", ours_sqlite.POWER), partial(our_awaited, "power"), REACH
         ),
-        "limit-process": Contender(limit_sqlite.UNSYNCED, partial(limit_one, "NORMAL")),
+        **stores.contenders(stores.one_by_one, huey, persist_queue, dbos),
+        "litequeue-synced": stores.contender(stores.one_by_one, litequeue.SYNCED, litequeue.open_synced, litequeue.MOST),
+        UNSYNCED: Contender(limit_sqlite.UNSYNCED, partial(limit_one, "NORMAL")),
         "pipebus-process": Contender(
-            f"{ours_sqlite.PROCESS}; ratio to limit-process", partial(our_one, "process"), against="limit-process"
+            ours_sqlite.PROCESS._replace(words=f"{ours_sqlite.PROCESS.words}; ratio to {UNSYNCED}"),
+            partial(our_one, "process", False),
+            against=UNSYNCED,
         ),
         "pipebus-process-await": Contender(
-            "the same by `await bus.apublish(…)`; ratio to limit-process",
+            also(f"by `await bus.apublish(…)`; ratio to {UNSYNCED}", ours_sqlite.PROCESS),
             partial(our_awaited, "process"),
-            against="limit-process",
+            against=UNSYNCED,
+        ),
+        "litequeue": stores.contender(
+            stores.one_by_one,
+            litequeue.GUARANTEES._replace(words=f"{litequeue.GUARANTEES.words}; ratio to {UNSYNCED}"),
+            litequeue.open_store,
+            litequeue.MOST,
+            against=UNSYNCED,
         ),
     },
     size=2_000,
@@ -128,18 +115,22 @@ PUBLISH = Workload(
 # --- many at once ----------------------------------------------------------------------------------------------------------
 
 
-def limit_many(size: int) -> Mapping[str, float]:
-    """Batches, as many in each as there are publishers."""
+def limit_many(batch: int, size: int) -> Mapping[str, float]:
+    """
+    Args:
+        batch: Messages in a commit.
+    """
     with disk.new_file() as path:
         publisher = limit_sqlite.Publisher(path)
         for _ in range(FIRST):
-            publisher.many(SUBJECT, MANY)
+            publisher.many(SUBJECT, batch)
+        commits = max(1, size // MANY)  # as many as it has with full batches: one message in each takes long enough
         start, work = perf_counter(), process_time()
-        for _ in range(size // MANY):
-            publisher.many(SUBJECT, MANY)
+        for _ in range(commits):
+            publisher.many(SUBJECT, batch)
         took, work = perf_counter() - start, process_time() - work
         publisher.close()
-    return stream(took, work, size // MANY * MANY)
+    return each(commits * batch, us=took, cpu=work)
 
 
 def our_many(threads: bool, durability: Durability, size: int) -> Mapping[str, float]:
@@ -155,30 +146,36 @@ def our_many(threads: bool, durability: Durability, size: int) -> Mapping[str, f
         ours_sqlite.subscribe(path)
         bus = ours_sqlite.open_bus(path, durability=durability)
         if threads:
-            ours_sqlite.from_threads(bus, MANY, FIRST * MANY)
+            publish = partial(bus.publish, SUBJECT, BODY)
+            ours_sqlite.from_threads(publish, MANY, FIRST * MANY)
             work = process_time()
-            took = ours_sqlite.from_threads(bus, MANY, size)
+            took = ours_sqlite.from_threads(publish, MANY, size)
             work = process_time() - work
         else:
             took, work = asyncio.run(publish_all(bus))
         bus.stop()
         must_wait(path, FIRST * MANY + size)
-    return stream(took, work, size)
+    return each(size, us=took, cpu=work)
 
 
-def stream(took: float, work: float, size: int) -> Mapping[str, float]:
-    """Microseconds a message."""
-    return {"us": took / size * 1e6, "cpu": work / size * 1e6}
-
+TOGETHER = 0.1
 
 PUBLISHERS = Workload(
-    about=f"{MANY} publishers at once, each of which waits for its message; the limit inserts {MANY} in one commit",
+    about=f"{MANY} publishers at once, each of which waits for its message; ratios to one raw publish after another",
     columns={"us": "µs a message", "cpu": "CPU µs"},
     contenders={
-        "limit": Contender(f"{MANY} are in the file, or none; {limit_sqlite.SYNCED}", limit_many),
-        "pipebus": Contender(f"{MANY} coroutines; {ours_sqlite.POWER}", partial(our_many, False, "power"), reach_value=12.0),
-        "pipebus-threads": Contender(f"the same from {MANY} threads", partial(our_many, True, "power"), reach_value=12.0),
-        "pipebus-process": Contender(f"{MANY} coroutines; {ours_sqlite.PROCESS}", partial(our_many, False, "process")),
+        "limit-singly": Contender(
+            limit_sqlite.SYNCED._replace(words="one after another, each committed"), partial(limit_many, 1)
+        ),
+        "limit": Contender(
+            limit_sqlite.SYNCED._replace(words=f"{MANY} in one commit: all are in the file, or none"), partial(limit_many, MANY)
+        ),
+        "pipebus": Contender(also(f"from {MANY} coroutines", ours_sqlite.POWER), partial(our_many, False, "power"), TOGETHER),
+        "pipebus-threads": Contender(
+            also(f"from {MANY} threads", ours_sqlite.POWER), partial(our_many, True, "power"), TOGETHER
+        ),
+        "pipebus-process": Contender(also(f"from {MANY} coroutines", ours_sqlite.PROCESS), partial(our_many, False, "process")),
+        **stores.contenders(stores.at_once, huey, persist_queue, litequeue, dbos),
     },
     size=50_000,
     when_named=True,

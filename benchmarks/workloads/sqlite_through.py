@@ -1,5 +1,6 @@
 """
-sqlite_through, sqlite_processes: from publish to acknowledgement in the file, and with several processes that share the work.
+sqlite_through, sqlite_consume, sqlite_processes: from publish to acknowledgement in the file; the second half of it alone, out
+of a full file; and with several processes that share the work.
 
 The handler does nothing but count. It has ended when the file says that nothing waits and nothing is out.
 """
@@ -16,12 +17,15 @@ from typing import Any
 import disk
 import limit_sqlite
 import ours_sqlite
-from harness import SUBJECT, Contender, Workload
+import stores
+from clocks import each
+from harness import SUBJECT, Contender, Workload, also
+from peers import dbos, huey, litequeue, persist_queue
 
 FIRST = 5_000  # messages that are not counted
 FIRST_SLOW = 100
 BATCH = 100
-MANY = 64  # publishers
+MANY = stores.MANY  # publishers
 SLOW = 0.001  # seconds
 
 
@@ -36,6 +40,7 @@ def limit_through(size: int) -> Mapping[str, float]:
         nonlocal seen
         seen += 1
 
+    size = max(size, BATCH)
     with disk.new_file() as path:
         publisher, worker = limit_sqlite.Publisher(path), limit_sqlite.Worker(path)
         published = 0.0
@@ -61,7 +66,7 @@ def limit_through(size: int) -> Mapping[str, float]:
         publisher.close()
     if left or seen != (FIRST // BATCH + size // BATCH) * BATCH:
         raise RuntimeError(f"{seen} messages were handled, {left} are left")
-    return figures(took, published, work, size // BATCH * BATCH)
+    return each(size // BATCH * BATCH, us=took, published=published, cpu=work)
 
 
 def our_through(together: bool, size: int) -> Mapping[str, float]:
@@ -91,13 +96,8 @@ def our_through(together: bool, size: int) -> Mapping[str, float]:
         took, work = perf_counter() - start, process_time() - work
         bus.stop()
         left = ours_sqlite.waiting(path)
-    if left or counter.seen != counter.size:
-        raise RuntimeError(f"{counter.seen} of {counter.size} messages were handled, {left} are left")
-    return figures(took, published, work, size)
-
-
-def figures(took: float, published: float, work: float, size: int) -> Mapping[str, float]:
-    return {key: seconds / size * 1e6 for key, seconds in {"us": took, "published": published, "cpu": work}.items()}
+    must_be_all(counter, left)
+    return each(size, us=took, published=published, cpu=work)
 
 
 THROUGH = Workload(
@@ -105,11 +105,89 @@ THROUGH = Workload(
     columns={"us": "µs a message", "published": "µs until all are published", "cpu": "CPU µs"},
     contenders={
         "limit": Contender(
-            f"batches of {BATCH}, one thread: insert (synced), claim, delete (not synced); no leases, no subscriptions",
+            limit_sqlite.SYNCED._replace(
+                words=f"batches of {BATCH}, one thread: insert, claim, delete; no leases, no subscriptions"
+            ),
             limit_through,
         ),
-        "pipebus": Contender(ours_sqlite.POWER, partial(our_through, True), reach_value=40.0),
-        "pipebus-after": Contender("the same, but the handler comes when all are published", partial(our_through, False)),
+        "pipebus": Contender(
+            ours_sqlite.POWER._replace(words=f"{MANY} coroutines publish meanwhile"),
+            partial(our_through, True),
+            reach_value=45.0,
+        ),
+        "pipebus-after": Contender(
+            also("but the handler comes when all are published", ours_sqlite.POWER), partial(our_through, False)
+        ),
+        **stores.contenders(stores.through, huey, persist_queue, litequeue, dbos),
+    },
+    size=20_000,
+    when_named=True,
+    where=disk.told,
+)
+
+
+# --- out of a full file ----------------------------------------------------------------------------------------------------
+
+
+def limit_consume(size: int) -> Mapping[str, float]:
+    counter = ours_sqlite.Counter(size)
+    with disk.new_file() as path:
+        publisher, worker = limit_sqlite.Publisher(path), limit_sqlite.Worker(path)
+        publisher.fill(SUBJECT, size)
+        publisher.close()
+        disk.settled(path)
+        start, work = perf_counter(), process_time()
+        while taken := worker.claim(BATCH):
+            for _, data in taken:
+                counter.count(data)
+            worker.delete(taken)
+        took, work = perf_counter() - start, process_time() - work
+        left = worker.left()
+        worker.close()
+    must_be_all(counter, left)
+    return each(size, us=took, cpu=work)
+
+
+def our_consume(size: int) -> Mapping[str, float]:
+    counter = ours_sqlite.Counter(size)
+    with disk.new_file() as path:
+        ours_sqlite.subscribe(path)
+        bus = ours_sqlite.open_bus(path)
+        ours_sqlite.fill(bus, size)
+        disk.settled(path)
+        start, work = perf_counter(), process_time()
+        bus.subscribe(SUBJECT, counter.handler(), name=ours_sqlite.NAME)
+        bus.drain(ours_sqlite.PATIENCE)
+        took, work = perf_counter() - start, process_time() - work
+        bus.stop()
+        left = ours_sqlite.waiting(path)
+    must_be_all(counter, left)
+    return each(size, us=took, cpu=work)
+
+
+def must_be_all(counter: ours_sqlite.Counter, left: int) -> None:
+    """
+    Raises:
+        RuntimeError: A message was not handled, or not acknowledged.
+    """
+    if left or counter.seen != counter.size:
+        raise RuntimeError(f"{counter.seen} of {counter.size} messages were handled, {left} are left")
+
+
+CONSUME = Workload(
+    about="handle and acknowledge the messages of a full file, while nobody publishes",
+    columns={"us": "µs a message", "cpu": "CPU µs"},
+    contenders={
+        "limit": Contender(
+            limit_sqlite.SYNCED._replace(words=f"one thread: claim {BATCH}, delete {BATCH}; no leases, no JSON"),
+            limit_consume,
+        ),
+        "pipebus": Contender(
+            ours_sqlite.POWER._replace(words="a handler on a thread; leases, retries, JSON; acknowledged within a batch"),
+            our_consume,
+            reach_value=16.0,
+        ),
+        **stores.contenders(stores.consumed, huey, persist_queue, litequeue, dbos),
     },
     size=20_000,
     when_named=True,
