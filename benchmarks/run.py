@@ -57,11 +57,12 @@ def main() -> int:
         if name not in WORKLOADS:
             parser.error(f"no workload {name!r}; there are {names}")
     if args.profile:
+        import promises_sqlite
         import steps
         import steps_nats
         import steps_sqlite
 
-        of = next((one for one in (steps_sqlite, steps_nats) if args.profile in one.RUNS), steps)
+        of = next((one for one in (promises_sqlite, steps_sqlite, steps_nats) if args.profile in one.RUNS), steps)
         print(of.report(args.profile, args.messages or 10_000))
         return 0
 
