@@ -12,8 +12,9 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.errors import PipebusError, PublishUnknown, TransportError
 from pipebus.foreign.objects import text_of
@@ -21,6 +22,7 @@ from pipebus.transports.sql import deliveries, publishing, retention
 from pipebus.transports.sql import statements as sql
 from pipebus.transports.sql.records import Outgoing, Settlement
 from pipebus.transports.sql.store import Store
+from pipebus.transports.sqlite import connections, schema
 from pipebus.transports.sqlite.connections import LOG
 from pipebus.transports.sqlite.lock import WriteLock
 from pipebus.transports.sqlite.place import _NotKept
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from pipebus.transports.sqlite.file import OpenFile
 
 Task = Callable[[Store], Any]
+
+PATIENCE: Final = 1.0
+"""Seconds that a checkpoint waits for the application to end its transaction."""
 
 
 class Job:
@@ -292,18 +297,31 @@ class Commits:
 
     def checkpoint(self) -> set[int]:
         """
-        Move the log into the database. Returns the processes that prevent part of that, since they read an old state. Called by
-        the keeper while it does not lead.
+        Move the log into the database, unless the application writes all the time. Returns the processes that prevent part of
+        that, since they read an old state. Called by the keeper while it does not lead.
         """
         with self.lock.held():
             self.file.ensure()
             self.pages = 0
             try:
-                [_, frames, moved] = self.store.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            except sqlite3.Error:
+                with self._alone():
+                    [_, frames, moved] = self.store.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                    return set()
                 self._ill = True  # it is tried again before anything else is written
                 return set()
             return self.file.behind() if moved < frames else set()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the application from writing, where SQLite has the WAL-reset bug: it does not take our lock. See outbox.py."""
+        if sqlite3.sqlite_version_info >= schema.FIXED:
+            yield
+            return
+        with closing(connections.connect(self.file.path, PATIENCE)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
 
 
 class _CommitFailed(Exception):

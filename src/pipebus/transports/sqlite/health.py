@@ -77,8 +77,8 @@ def _version() -> Finding:
         return Finding(
             "hint", "SQLite",
             f"{sqlite3.sqlite_version}: before {fixed} a checkpoint that races with a commit of another connection can lose "
-            "pages (the WAL-reset bug). pipebus prevents that among its own processes with a lock file; other connections must "
-            "not write or checkpoint the file while it is in use, except in delivery.transaction()",
+            "pages (the WAL-reset bug). pipebus makes its own while nobody writes; other connections must not make any "
+            "while the file is in use: PRAGMA wal_autocheckpoint = 0 on each of them that writes",
         )  # fmt: skip
     return Finding("ok", "SQLite", f"{sqlite3.sqlite_version} has no WAL-reset bug")
 
