@@ -26,6 +26,7 @@ PACKAGES: Final = {
     ),
     "ci": (
         "IPython",
+        "aiosqlite",
         "anyio",
         "cloudevents",
         "coverage",
@@ -38,6 +39,7 @@ PACKAGES: Final = {
         "pyright",
         "pytest_asyncio",
         "pytest_cov",
+        "sqlalchemy",
         "starlette",
         "uvicorn",
         "uvloop",

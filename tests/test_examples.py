@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+
+import missing
 
 ROOT = Path(__file__).resolve().parents[1]
 DURABLE = ROOT / "examples" / "08_durable.py"
 """This example leaves a file and gets killed, so it has its own test."""
 PROCESSES = ROOT / "examples" / "09_two_processes.py"
 """This example needs a server, so tests/transports/test_nats_processes.py runs it."""
-EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in (DURABLE, PROCESSES))
+OUTBOX = ROOT / "examples" / "10_outbox.py"
+"""This example needs packages of other people, and gets killed."""
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in (DURABLE, PROCESSES, OUTBOX))
 FILES = sorted((ROOT / "examples").glob("*/pipebus.toml"))
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
 
@@ -251,6 +256,40 @@ def test_the_durable_example_is_killed_and_loses_nothing(tmp_path: Path) -> None
     line = next(line for line in done.stdout.splitlines() if re.fullmatch(placed, line))
     before, waiting, new = map(int, re.findall("[0-9]+", line))
     assert (before >= 5, before + waiting, new) == (True, 20, 0)
+
+
+@pytest.mark.thorough
+def test_the_outbox_example_is_killed_and_keeps_orders_and_messages_together(tmp_path: Path) -> None:
+    """
+    The example is killed twice in the middle. Each time there is a message for each order and an order for each message; its
+    third run ends with 400 of both.
+    """
+    for package in ("fastapi", "httpx2", "sqlalchemy"):
+        missing.needs(package)
+    file = tmp_path / "orders.db"
+    command = [sys.executable, "-W", "error", str(OUTBOX), str(file)]
+    for count in (2, 5):
+        with subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            lines = [process.stdout.readline() for _ in range(count)]
+            process.kill()
+            process.stdout.read()
+        assert all(re.fullmatch("order [0-9]*0: 402\n", line) for line in lines), lines
+        with closing(sqlite3.connect(file)) as database:
+            numbers = {
+                name: {number for (number,) in database.execute(query)}
+                for name, query in (
+                    ("orders", "SELECT number FROM orders"),
+                    ("mailed", "SELECT number FROM mail"),
+                    ("messages", "SELECT data ->> 'data' FROM message WHERE subject = 'orders.created'"),
+                )
+            }
+        assert numbers["messages"] | numbers["mailed"] == numbers["orders"]
+        assert 0 < len(numbers["orders"]) < 400
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "500 ordered, 100 rolled back: 400 orders, 400 messages, 0 failed"
 
 
 NO_PACKAGE = "import runpy, sys; sys.modules['nats'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"

@@ -574,7 +574,7 @@ broken(
     """,
     'bus.toml:4: bus: require = { survive = "power" }: there is no capability "survive"; there are survives, '
     "order, groups, exclusive_keys, delay, dedup_window, replay, objects, multi_process, dead_letters, memory, transactions, "
-    "schedules, max_size",
+    "outbox, schedules, max_size",
 )
 
 broken(

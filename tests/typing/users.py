@@ -7,6 +7,7 @@ error too, so a mistake that is no longer found fails the test just as a false a
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, assert_type
@@ -132,6 +133,12 @@ async def an_awaited_outcome_is_the_same(bus: Bus) -> None:
     """`apublish` and `asend` return the same as their sync versions."""
     assert_type(await bus.apublish("orders.created", 1), Receipt | Dropped)
     assert_type(await bus.asend(Message("orders.created", 1)), Receipt | Dropped)
+
+
+def a_publish_may_be_part_of_a_transaction_and_a_schedule_may_not(bus: Bus, connection: sqlite3.Connection) -> None:
+    """Each tick of a schedule comes when no transaction of that time is open any more."""
+    assert_type(bus.publish("orders.created", 1, within=connection), Receipt | Dropped)
+    bus.every("1h", "orders.count", within=connection)  # type: ignore[call-overload]
 
 
 async def durations_may_be_text(bus: Bus, delivery: Delivery) -> None:

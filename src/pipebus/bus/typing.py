@@ -43,11 +43,11 @@ class Publisher(Protocol):
     """The type of a parameter through which code only publishes: a `Bus`, or a fake in a test."""
 
     @overload
-    def publish(self, subject: Subject[T], body: T, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+    def publish(self, subject: Subject[T], body: T, **options: Unpack[Publication]) -> Receipt | Dropped: ...
     @overload
-    def publish(self, subject: Subject[None], body: None = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+    def publish(self, subject: Subject[None], body: None = None, **options: Unpack[Publication]) -> Receipt | Dropped: ...
     @overload
-    def publish(self, subject: Where, body: Any = None, **envelope: Unpack[Envelope]) -> Receipt | Dropped: ...
+    def publish(self, subject: Where, body: Any = None, **options: Unpack[Publication]) -> Receipt | Dropped: ...
 
 
 class Receiver(Protocol[T]):
@@ -63,7 +63,7 @@ class Receiver(Protocol[T]):
 
 
 class Envelope(TypedDict, total=False):
-    """The keyword arguments of `publish`."""
+    """The keyword arguments of a message."""
 
     headers: Mapping[str, str] | None
     key: str | None
@@ -82,6 +82,12 @@ class Recurring(Envelope, total=False):
     name: str | None
     now: bool
     missed: Literal["skip", "once"]
+
+
+class Publication(Envelope, total=False):
+    """The keyword arguments of `publish`."""
+
+    within: Any
 
 
 class Question(TypedDict, total=False):

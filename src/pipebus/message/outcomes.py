@@ -15,10 +15,20 @@ class Receipt(msgspec.Struct, frozen=True):
     A publish was accepted by this many mailboxes, or by the transport's store.
 
     Truthy even when `mailboxes` is 0 (nobody listens). All publishes of one route may share one receipt.
+
+    Args:
+        mailboxes: How many subscriptions get it.
+        duplicate: A message with this id was accepted before, and this one is not kept.
+        on_commit: It is part of a transaction, and exists if and only if that transaction commits.
     """
 
     mailboxes: int = 0
     duplicate: bool = False
+    on_commit: bool = False
+
+    def __repr__(self) -> str:
+        late = ", on_commit=True" if self.on_commit else ""
+        return f"Receipt(mailboxes={self.mailboxes}, duplicate={self.duplicate}{late})"
 
     if TYPE_CHECKING:  # true of every object; declared so that a type checker narrows `if outcome:`
 

@@ -13,11 +13,11 @@ OPTIONS: Final = ("headers", "key", "id", "ttl", "delay", "reply_to", "correlati
 
 
 def check_options(options: Mapping[str, Any], call: str, more: tuple[str, ...] = ()) -> None:
-    unknown = options.keys() - set(OPTIONS)
+    """Raises TypeError for an option that is neither one of a message nor one of `more`."""
+    known = (*more, *OPTIONS)
+    unknown = options.keys() - set(known)
     if unknown:
-        raise TypeError(
-            f"{call}() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join((*more, *OPTIONS))}"
-        )
+        raise TypeError(f"{call}() got an unexpected keyword argument {shown(min(unknown))}; there are {', '.join(known)}")
 
 
 def delay_of(value: Any) -> float:

@@ -99,12 +99,24 @@ class Sender:
         elif not self.transport.capabilities.objects:
             raise not_carried(subject, self.url)
 
+    def check_outbox(self) -> None:
+        self.check_publish()
+        if not self.transport.capabilities.outbox:
+            raise UnsupportedCapability(
+                f"{self.url} cannot store a message in a transaction of the application (within=…); use a SQLite file that "
+                "holds the application's tables too, or publish after the commit"
+            )
+
     # --- from threads --------------------------------------------------------------------------------------------------
 
     def publish(
-        self, subject: Any, body: Any, *, delay: Duration = 0.0, strict: bool | None = None, **options: Any
+        self, subject: Any, body: Any, *, delay: Duration = 0.0, strict: bool | None = None, within: Any = None, **options: Any
     ) -> Receipt | Dropped:
         """`Bus.publish` with options."""
+        if within is not None:
+            self.check_outbox()
+            with self.transport.within(within):
+                return self.publish(subject, body, delay=delay, strict=strict, **options)
         if not delay and strict is None:
             found = self.find(subject)
             return self.hand_in(found, self.composer.composed(subject, body, **options))
@@ -206,14 +218,19 @@ class Sender:
     # --- from coroutines -----------------------------------------------------------------------------------------------
 
     async def apublish(
-        self, subject: Any, body: Any, delay: Duration, strict: bool | None = None, **options: Any
-    ) -> Receipt | Dropped:
-        """`Bus.apublish`."""
+        self, subject: Any, body: Any, delay: Duration, strict: bool | None = None, within: Any = None, inline: bool = False,
+        **options: Any,
+    ) -> Receipt | Dropped:  # fmt: skip
+        """`Bus.apublish`. `inline`: a chain that is not awaited and does not wait runs on this loop, even before a store."""
+        if within is not None:
+            self.check_outbox()
+            async with self.transport.awithin(within) as usable:
+                return await self.apublish(subject, body, delay, strict, inline=usable, **options)
         late = delay_of(delay) if delay else 0.0
         strict = is_strict(strict, self.strict)
         found = self.route(subject) if late else self.find(subject)
         message = self.composer.composed(subject, body, **options)
-        return await self.ahand_in(found, message, late, strict)
+        return await self.ahand_in(found, message, late, strict, inline)
 
     async def asend(self, message: Message[Any]) -> Receipt | Dropped:
         """`Bus.asend`."""
@@ -241,7 +258,7 @@ class Sender:
             return result(await asking.waiter.wait(timeout, lambda: too_late(message, timeout)))
 
     async def ahand_in(
-        self, found: Any, message: Message[Any], delay: float = 0.0, strict: bool | None = None
+        self, found: Any, message: Message[Any], delay: float = 0.0, strict: bool | None = None, inline: bool = False
     ) -> Receipt | Dropped:
         """`hand_in` for coroutines."""
         strict = self.strict if strict is None else strict
@@ -260,8 +277,8 @@ class Sender:
                 outcome = await found.run(Way("async", True, bool(delay), strict))(message)
             else:
                 run = found.run(Way("sync", True, bool(delay), strict))
-                inline = found.waits is None and self.transport.local
-                outcome = run(message) if inline else await _elsewhere(run, message)
+                here = found.waits is None and (self.transport.local or inline)
+                outcome = run(message) if here else await _elsewhere(run, message)
             if delay:
                 self.timers.tell()
         except BaseException as error:

@@ -12,7 +12,7 @@ must be written; the others have a default. `Capabilities` says what it promises
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
@@ -55,6 +55,7 @@ class Capabilities(msgspec.Struct, frozen=True):
         dead_letters: It stores dead letters, so that they outlive the program.
         memory: Filters can store what they remember in it, for all processes and across restarts.
         transactions: A handler's own writes, its publishes and its acknowledgement can be one transaction.
+        outbox: A publish can be a part of a transaction of the application: `publish(…, within=connection)`.
         schedules: Of all processes that declare a named schedule, one publishes each of its messages.
         max_size: Largest encoded message in bytes; None: no limit.
     """
@@ -71,6 +72,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     dead_letters: bool = False
     memory: bool = False
     transactions: bool = False
+    outbox: bool = False
     schedules: bool = False
     max_size: int | None = None
 
@@ -373,6 +375,19 @@ class Transport(Protocol):
         sent meanwhile, and the acknowledgement of the delivery are stored together; or nothing, if the block raises.
         """
         raise UnsupportedCapability(f"{type(self).__name__} has no transactions")
+
+    def within(self, connection: Any) -> AbstractContextManager[None]:
+        """
+        What is sent in this block, in this context, is stored through a connection of the application's, by its transaction.
+
+        Raises:
+            MessageError, UnsupportedCapability, TransportError, LifecycleError: this connection cannot be used.
+        """
+        raise UnsupportedCapability(f"{type(self).__name__} has no outbox")
+
+    def awithin(self, connection: Any) -> AbstractAsyncContextManager[bool]:
+        """`within` for coroutines. The value: `send` may be called on this loop too, since the connection is not awaited."""
+        raise UnsupportedCapability(f"{type(self).__name__} has no outbox")
 
     def if_undone(self, call: Callable[[], object]) -> None:
         """Call this if the transaction that this handler has open is rolled back; without a transaction, never."""

@@ -1,6 +1,9 @@
 """
 Every statement of the rules. A test pins the plan of each one: none visits rows that it does not return, apart from those it
 names. What is between braces is filled in by its caller, with the name of a table of this file.
+
+A publish may run on a connection of the application's. So it selects `+id` instead of `id`: the value is the same, but it has
+no declared type, for which the application may have registered a converter.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ PAUSED: Final = "SELECT name FROM meta WHERE name GLOB ?"
 
 INSERT_MESSAGE: Final = "INSERT INTO message (seq, id, subject, key, stored, data, due) VALUES (?, ?, ?, ?, ?, ?, ?)"
 INSERT_REPLAYED: Final = "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, 0, ?)"
-KNOWN_IDS: Final = "SELECT id FROM message WHERE id IN ({marks}) AND stored > ?"
+KNOWN_IDS: Final = "SELECT +id FROM message WHERE id IN ({marks}) AND stored > ?"
 DATA: Final = "SELECT data FROM message WHERE seq = ?"
 STORED: Final = "SELECT stored FROM message WHERE seq = ?"
 LAST: Final = "SELECT max(coalesce((SELECT max(seq) FROM message), 0), (SELECT value FROM meta WHERE name = 'swept'))"
@@ -90,7 +93,7 @@ COUNT: Final = "SELECT count(*) FROM {table} WHERE sub = ?"
 
 # --- subscriptions -------------------------------------------------------------------------------------------------------
 
-PATTERNS: Final = "SELECT sub, patterns, filling FROM subscription ORDER BY sub"
+PATTERNS: Final = "SELECT +sub, +patterns, +filling FROM subscription ORDER BY sub"
 SUBSCRIPTION: Final = "SELECT sub, patterns FROM subscription WHERE name = ?"
 SUBSCRIPTION_NAME: Final = "SELECT name FROM subscription WHERE sub = ?"
 SUBSCRIBE: Final = "INSERT INTO subscription (name, patterns, owner, filling) VALUES (?, ?, ?, ?)"
@@ -122,6 +125,7 @@ OWNERS: Final = "SELECT owner, boot, space, pid, born, until FROM owner WHERE ow
 OWNERS_WITH_DELIVERIES: Final = (
     "SELECT boot, space, pid, born, until, (SELECT count(*) FROM claimed c WHERE c.owner = o.owner) FROM owner o"
 )
+LAST_LEASE: Final = "SELECT max(until) FROM owner"  # visits all owners
 END_LEASES: Final = "UPDATE owner SET until = 0"
 LEAVE: Final = "DELETE FROM owner WHERE owner = ?"
 

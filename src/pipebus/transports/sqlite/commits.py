@@ -220,7 +220,7 @@ class Commits:
         """Why nothing more can be stored, even when what nobody waits for is deleted; or None."""
         store = self.store
         log = self.file.log
-        if log > max(most, LOG) and (behind := self.file.behind()):
+        if log > max(most, LOG) and (place := self.file.place) is not None and (behind := place.behind()):
             return (
                 f"{self.file.path} is full: its log has {log:,} bytes, and max_bytes is {most:,}; process "
                 f"{', '.join(map(str, sorted(behind)))} reads an old state of it, so end its reading transaction"
@@ -311,7 +311,8 @@ class Commits:
                     return set()
                 self._ill = True  # it is tried again before anything else is written
                 return set()
-            return self.file.behind() if moved < frames else set()
+            place = self.file.place
+            return place.behind() if place is not None and moved < frames else set()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

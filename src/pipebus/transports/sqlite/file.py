@@ -94,8 +94,7 @@ class OpenFile:
     def _start(self) -> None:
         boot.boot_id()  # raises on other systems, before any file is made
         self.path = os.path.realpath(self._named)
-        if not os.path.exists(f"{self.path}-lock"):  # refuse another program's file before anything is created next to it
-            connections.look_at(self.path, self.options.wait)
+        self._look()
         lock = WriteLock(self.path, self.options.wait)
         try:
             lock.open()
@@ -127,7 +126,7 @@ class OpenFile:
                 glance.may_upgrade(path)
             database = connections.make(path)
             opened.append(connections.open_file(path, wait))
-            store = self._store(opened[0])
+            store = self.store_on(opened[0])
             base = boot.catch_up(store, boot.boot_id())
             opened.append(connections.connect(path, wait))
             opened[1].execute("PRAGMA query_only = ON")
@@ -150,7 +149,12 @@ class OpenFile:
         if self._users and os.getpid() != self._pid:
             raise LifecycleError("this file was opened before a fork, in the parent; make a bus in the child")
 
-    def _store(self, connection: sqlite3.Connection) -> Store:
+    def _look(self) -> None:
+        """Refuse another program's file before anything is created next to it. Where there is a lock file, `_connect` looks."""
+        if not os.path.exists(f"{self.path}-lock"):
+            connections.look_at(self.path, self.options.wait)
+
+    def store_on(self, connection: sqlite3.Connection) -> Store:
         options = self.options
         return Store(connection, self._directory, self.now, options.window, options.retention, self._letters(), self.generation)
 
@@ -175,11 +179,15 @@ class OpenFile:
 
     def steady(self) -> bool:
         """The path still means what is open here. Asked without the lock, so after False ask again with it."""
-        place = self._place
         try:
-            return place is not None and place.changed() is None and not self.lock.swapped()
+            return (place := self._place) is not None and place.changed() is None and not self.lock.swapped()
         except OSError:
             return False
+
+    @property
+    def place(self) -> Place | None:
+        """What is open; None: it is closed, or was closed because it was swapped."""
+        return self._place
 
     def ensure(self, make: bool = True, whole: bool = True) -> bool:
         """
@@ -342,17 +350,16 @@ class OpenFile:
         `Writer.call`, for code that may run in a handler.
 
         Raises:
-            LifecycleError: that handler has a transaction open, and would wait for itself.
+            LifecycleError: a transaction is open here, and this would wait for it.
         """
         if transaction.current(self) is not None:
-            raise LifecycleError("this would wait for the transaction that this handler has open; do it before or after that")
+            raise LifecycleError("this would wait for the transaction that is open here; do it before or after that")
         return self.writer.call(task, sync)
 
     def write(self, task: Callable[[Store], T]) -> T:
         """Run a function of the store in a transaction (this handler's, if it has one open); also while the bus is stopped."""
-        store = transaction.current(self)
-        if store is not None:
-            return task(store)
+        if (opened := transaction.current(self)) is not None:
+            return opened.run(task)
         self.use()
         try:
             return self.writer.call(task)  # type: ignore[no-any-return]
@@ -374,6 +381,7 @@ class OpenFile:
                     return query(self._reading)
                 if self._open:
                     raise TransportError(self._why)
+            self._look()
             with closing(glance.look_into(self.path)) as connection:
                 return query(connection)
         except sqlite3.Error as error:
@@ -382,14 +390,6 @@ class OpenFile:
     def peek(self, sub: int) -> int:
         """1 if a subscription may have something to claim."""
         return int(self._place is not None and self.query(lambda connection: deliveries.anything(connection, sub)))
-
-    def another(self) -> Store:
-        """The store, on a connection of its own."""
-        return self._store(connections.prepare(connections.connect(self.path, self.options.wait)))
-
-    def behind(self) -> set[int]:
-        """Ids of processes that read an old state of the file, so that its log cannot start over."""
-        return self._place.behind() if self._place is not None else set()
 
     @property
     def log(self) -> int:

@@ -13,7 +13,7 @@ REMEDIES: Final = {
     "disk I/O error": _DISK,
     "readonly database": _RIGHTS,
     "unable to open": "look whether the folder exists and this user may write into it",
-    "database is locked": "another program (not pipebus) holds it; end its transaction",
+    "database is locked": "a connection of this or another program holds it; end its transaction, or publish within it",
     "not a database": "it is damaged or no SQLite file; restore it from a backup, or choose another file",
     "malformed": "it is damaged: run `sqlite3 FILE .recover` on a copy, or restore it from a backup",
     "no such table": "it was changed by another program; restore it from a backup",

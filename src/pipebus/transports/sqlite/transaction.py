@@ -12,27 +12,56 @@ import contextvars
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
 
 from pipebus.errors import LifecycleError, TransportError
 from pipebus.message.outcomes import Receipt
 from pipebus.transports.sql import deliveries, publishing
 from pipebus.transports.sql.records import Claim, Outgoing, Settlement
 from pipebus.transports.sql.store import Store
+from pipebus.transports.sqlite import connections
 from pipebus.transports.sqlite.place import _NotKept
 from pipebus.transports.sqlite.remedies import said
 
 if TYPE_CHECKING:
     from pipebus.transports.sqlite.file import OpenFile
 
+T = TypeVar("T")
+
 
 class Open:
-    """A transaction that a handler has open. It is emptied at its end: code in the handler's context may still run then."""
+    """A transaction that is open here. It is emptied at its end: code in the same context may still run then."""
 
-    def __init__(self, file: OpenFile, store: Store) -> None:
+    def __init__(self, file: OpenFile, store: Store, connection: sqlite3.Connection) -> None:
         self.file = file
         self.store: Store | None = store
+        self.connection = connection
         self.undo: list[Callable[[], object]] = []
+
+    @property
+    def away(self) -> bool:
+        """This thread must not wait for its connection: what is to be written is only noted."""
+        return False
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            self.store = None
+            _current.reset(token)
+
+    def run(self, task: Callable[[Store], T]) -> T:
+        """Run a function of the store in the transaction."""
+        store = self.store
+        assert store is not None
+        return task(store)
+
+    async def arun(self, task: Callable[[Store], T]) -> T:
+        return self.run(task)
 
 
 _current: Final[contextvars.ContextVar[Open | None]] = contextvars.ContextVar("pipebus.sqlite", default=None)
@@ -40,24 +69,35 @@ OURS: Final = {"COMMIT", "ROLLBACK", "BEGIN"}
 """What only this module may execute."""
 
 
-def current(file: OpenFile) -> Store | None:
-    """The store of the transaction that this thread has open on this file."""
+def current(file: OpenFile) -> Open | None:
+    """The transaction that is open here on this file."""
     found = _current.get()
-    return found.store if found is not None and found.file is file else None
+    return found if found is not None and found.file is file and found.store is not None else None
 
 
-def if_undone(file: OpenFile, call: Callable[[], object]) -> None:
-    """`Transport.if_undone`."""
-    found = _current.get()
-    if found is not None and found.file is file and found.store is not None:
-        found.undo.append(call)
+def opened_here(file: OpenFile, connection: sqlite3.Connection) -> bool:
+    """
+    Whether the transaction that is open here is on this connection.
+
+    Raises:
+        LifecycleError: it is on another one, and would wait for this one.
+    """
+    found = current(file)
+    if found is not None and found.connection is not connection:
+        raise LifecycleError("within a second transaction, which would wait for the one that is open here; use that one")
+    return found is not None
 
 
 def publish(store: Store, outgoing: Outgoing) -> Receipt:
-    """A publish inside a transaction."""
+    """
+    A publish inside a transaction.
+
+    Raises:
+        TransportError: SQLite has rolled it back.
+    """
     _check(store)
     [receipt] = publishing.publish(store, [outgoing])
-    return receipt
+    return msgspec.structs.replace(receipt, on_commit=True)
 
 
 @contextmanager
@@ -77,21 +117,19 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
         if (why := file.disowns(claim)) is not None:
             raise TransportError(why)
         try:
-            store = file.another()
+            store = file.store_on(connections.prepare(connections.connect(path, file.options.wait)))
             store.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise TransportError(f"{path}: {said(error)}") from error
         connection = store.connection
-        opened = Open(file, store)
+        opened = Open(file, store, connection)
         try:
-            token = _current.set(opened)
             connection.set_authorizer(_authorize)
             try:
-                yield connection
+                with opened.current():
+                    yield connection
             finally:
-                opened.store = None
                 connection.set_authorizer(None)
-                _current.reset(token)
             _check(store)
             if deliveries.settle(store, [Settlement(claim, "acknowledge", 0.0, "")]):
                 raise TransportError(

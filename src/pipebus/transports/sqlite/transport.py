@@ -9,8 +9,8 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, closing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from pipebus.transports.sql import retention, slots, subscriptions
 from pipebus.transports.sql.bound import Bound
 from pipebus.transports.sql.records import Outgoing, Settlement
 from pipebus.transports.sql.store import Store
-from pipebus.transports.sqlite import backup, glance, health, transaction
+from pipebus.transports.sqlite import backup, glance, health, outbox, transaction
 from pipebus.transports.sqlite.commits import Job
 from pipebus.transports.sqlite.file import OpenFile
 from pipebus.transports.sqlite.keeper import Keeper
@@ -59,6 +59,7 @@ class SqliteTransport(Transport):
             dead_letters=True,
             memory=True,
             transactions=True,
+            outbox=True,
             schedules=True,
             max_size=LARGEST,
         )
@@ -122,12 +123,9 @@ class SqliteTransport(Transport):
 
     def send(self, message: Message[Any], delay: float, strict: bool = False) -> Receipt:
         outgoing = self._outgoing(message, delay, strict)
-        store = transaction.current(self.file)
-        if store is not None:
-            most = self.options.max_bytes
-            if most is not None and retention.size(store) > most:
-                raise TransportError(f"{self.options.path} is full: more than max_bytes={most:,} are in use")
-            return transaction.publish(store, outgoing)
+        opened = transaction.current(self.file)
+        if opened is not None and not opened.away:
+            return opened.run(partial(self._keep, outgoing))
         if asyncio._get_running_loop() is not None:
             raise LifecycleError(
                 "publish waits for the disk and would stop the running event loop; use `await bus.apublish(…)`"
@@ -137,13 +135,34 @@ class SqliteTransport(Transport):
 
     def asend(self, message: Message[Any], delay: float, strict: bool = False) -> Awaitable[Receipt]:
         outgoing = self._outgoing(message, delay, strict)
-        store = transaction.current(self.file)
-        if store is None:
-            return self.file.writer.acall(outgoing)
-        # An async chain that runs on the bus's loop, while a handler waits for it inside its transaction.
-        done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        done.set_result(transaction.publish(store, outgoing))
-        return done
+        opened = transaction.current(self.file)
+        return self.file.writer.acall(outgoing) if opened is None else opened.arun(partial(self._keep, outgoing))
+
+    def _keep(self, outgoing: Outgoing, store: Store) -> Receipt:
+        most = self.options.max_bytes
+        if most is not None and retention.size(store) > most:
+            raise TransportError(f"{self.options.path} is full: more than max_bytes={most:,} are in use")
+        return transaction.publish(store, outgoing)
+
+    @contextmanager
+    def within(self, connection: Any) -> Iterator[None]:
+        with self._hurried(), outbox.within(self.file, connection):
+            yield
+
+    @asynccontextmanager
+    async def awithin(self, connection: Any) -> AsyncIterator[bool]:
+        with self._hurried():
+            async with outbox.awithin(self.file, connection) as here:
+                yield here
+
+    @contextmanager
+    def _hurried(self) -> Iterator[None]:
+        """Look often, for a while, whether the application has committed."""
+        keeper = self._keeper
+        if keeper is None:
+            raise BusClosed("the bus is stopped: it takes no more messages")
+        yield
+        keeper.ring()
 
     def _outgoing(self, message: Message[Any], delay: float, strict: bool) -> Outgoing:
         if self._keeper is None or self._keeper.stopping:
@@ -258,20 +277,22 @@ class SqliteTransport(Transport):
     # --- what filters remember -----------------------------------------------------------------------------------------
 
     def seen(self, scope: str, key: str) -> bool:
-        store, now = transaction.current(self.file), self.file.now()
-        if store is not None:
-            return retention.knows(store.connection, scope, key, now)
+        opened, now = transaction.current(self.file), self.file.now()
+        if opened is not None and not opened.away:
+            return opened.run(lambda store: retention.knows(store.connection, scope, key, now))
         return self.file.query(lambda connection: retention.knows(connection, scope, key, now))
 
     def learn(self, scope: str, key: str, seconds: float) -> None:
-        store = transaction.current(self.file)
-        if store is not None:
-            retention.learn(store, scope, key, seconds)
+        opened, learn = transaction.current(self.file), partial(retention.learn, scope=scope, key=key, seconds=seconds)
+        if opened is not None:
+            opened.run(learn)
         else:
-            self.file.writer.leave([Job(partial(retention.learn, scope=scope, key=key, seconds=seconds), False)], ring=False)
+            self.file.writer.leave([Job(learn, False)], ring=False)
 
     def if_undone(self, call: Callable[[], object]) -> None:
-        transaction.if_undone(self.file, call)
+        opened = transaction.current(self.file)
+        if opened is not None:
+            opened.undo.append(call)
 
     # --- schedules -----------------------------------------------------------------------------------------------------
 
