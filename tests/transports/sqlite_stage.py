@@ -82,6 +82,12 @@ class SqliteStage(UrlStage):
                 os.close(file)
                 self.sql(f"UPDATE owner SET born = 'another' WHERE owner = {transport._keeper.owner}")
 
+    def connect(self) -> Any:
+        return sqlite3.connect(self.path)
+
+    def connect_elsewhere(self) -> Any:
+        return sqlite3.connect(f"{self.path}.other")
+
     def inject(self, raw: bytes, subject: str) -> None:
         bus = next(bus for bus in self.buses if bus.state == "started")
         number = len(self.sql("SELECT seq FROM message"))

@@ -13,7 +13,8 @@ A test module runs all of it on a transport by defining the fixture `stage`:
         stage.wipe()
 
 A stage may be able to do more than open buses: end leases, kill, let other processes in, put bytes on the wire. It has the
-methods of `LosesLeases`, `OpensWithLease`, `Crashes`, `HasChildren` or `Injects` (stage.py) then, and the tests use them.
+methods of `LosesLeases`, `OpensWithLease`, `Crashes`, `HasChildren`, `Connects` or `Injects` (stage.py) then, and the tests
+use them.
 
 **A missing capability is not skipped.** Where a transport does not promise what a test is about, the same test asserts that
 requiring it raises `UnsupportedCapability`, and checks what the transport does instead.
@@ -54,6 +55,7 @@ from pipebus.testing.contract.publish import TestPublish  # noqa: E402
 from pipebus.testing.contract.retry import TestRetry  # noqa: E402
 from pipebus.testing.contract.schedules import TestSchedules  # noqa: E402
 from pipebus.testing.contract.stage import (  # noqa: E402
+    Connects,
     Crashes,
     HasChildren,
     Injects,
@@ -65,7 +67,7 @@ from pipebus.testing.contract.stage import (  # noqa: E402
 from pipebus.testing.contract.telemetry import TestTelemetry  # noqa: E402
 
 __all__ = [
-    "Crashes", "HasChildren", "Injects", "LosesLeases", "OpensWithLease", "Stage", "TestAcknowledgement", "TestCancellation",
-    "TestDelivery", "TestFidelity", "TestFlow", "TestLifecycle", "TestOrder", "TestProcesses", "TestPublish", "TestRetry",
-    "TestSchedules", "TestTelemetry", "UrlStage",
+    "Connects", "Crashes", "HasChildren", "Injects", "LosesLeases", "OpensWithLease", "Stage", "TestAcknowledgement",
+    "TestCancellation", "TestDelivery", "TestFidelity", "TestFlow", "TestLifecycle", "TestOrder", "TestProcesses",
+    "TestPublish", "TestRetry", "TestSchedules", "TestTelemetry", "UrlStage",
 ]  # fmt: skip

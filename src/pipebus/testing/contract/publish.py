@@ -4,17 +4,17 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
 import pytest
 
 from pipebus import events
-from pipebus.errors import BusClosed, BusNotStarted, CodecError, MessageTooLarge, NoSubscriber
+from pipebus.errors import BusClosed, BusNotStarted, CodecError, MessageTooLarge, NoSubscriber, UnsupportedCapability
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
-from pipebus.testing.contract.stage import Stage
+from pipebus.testing.contract.stage import Connects, Stage
 from pipebus.testing.contract.tools import (
     Seen,
     assert_refused,
@@ -29,6 +29,7 @@ from pipebus.testing.contract.tools import (
     serving,
     survives,
     together,
+    until,
 )
 from pipebus.testing.history.history import History
 
@@ -213,6 +214,46 @@ class TestPublish:
         with running(stage, again):
             again.drain(timeout=stage.patience)
         history.judge().raise_if_broken()
+
+    def test_publish_within_a_transaction_shares_its_fate(self, stage: Stage) -> None:
+        """
+        What is published within a transaction of the application is delivered after its commit. After a rollback, or a crash
+        before the commit, there is no such message.
+        """
+        seen = Seen()
+        bus = opened(stage, seen)
+        bus.start()
+        if not stage.capabilities.outbox:
+            assert_refused(stage, outbox=True)
+            with pytest.raises(UnsupportedCapability):
+                bus.publish("a", within=object())
+            bus.stop(timeout=stage.patience)
+            return
+        assert isinstance(stage, Connects)
+        with closing(stage.connect()) as connection:
+            for number, end in enumerate((connection.commit, connection.rollback, connection.commit)):
+                assert bus.publish("a", number, within=connection) == Receipt(1, on_commit=True)
+                assert number not in seen.bodies
+                end()
+            until(stage, lambda: seen.bodies == [0, 2], "what was committed is delivered")
+            bus.publish("a", 3, within=connection)
+        crash(stage, bus)  # its connection is closed in the middle of a transaction
+        handle_the_rest(stage, bus, seen)
+        assert sorted(set(seen.bodies)) == [0, 2]
+
+    def test_publish_within_another_store_is_refused(self, stage: Stage) -> None:
+        """A connection to another store is refused, and neither store has the message."""
+        if not stage.capabilities.outbox:
+            assert_refused(stage, outbox=True)
+            return
+        assert isinstance(stage, Connects)
+        seen = Seen()
+        with serving(stage, seen) as bus, closing(stage.connect_elsewhere()) as connection:
+            with pytest.raises(UnsupportedCapability):
+                bus.publish("a", "elsewhere", within=connection)
+            connection.commit()
+            deliver(stage, bus, "here")
+        assert seen.bodies == ["here"]
 
     def test_too_large_message_is_refused(self, stage: Stage) -> None:
         """A message that is larger than the limit raises in `publish`, and no part of it is kept."""

@@ -79,6 +79,17 @@ class Injects(Protocol):
         """Publish bytes to `subject`, as another program would; a bus of the stage is running."""
 
 
+@runtime_checkable
+class Connects(Protocol):
+    """A stage in whose store an application may have transactions of its own."""
+
+    def connect(self) -> Any:
+        """The application's connection to the store. It has `commit`, `rollback` and `close`."""
+
+    def connect_elsewhere(self) -> Any:
+        """Its connection to a store of another bus."""
+
+
 class UrlStage:
     """
     A stage for a transport that a URL names. Derive from it for a stage that can do more.
