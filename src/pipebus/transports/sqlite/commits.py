@@ -71,22 +71,22 @@ class Commits:
 
     def __init__(self, file: OpenFile, store: Store, lock: WriteLock, wrote: Callable[[], None]) -> None:
         self.file = file
-        self.store = store
         self.lock = lock
         self.stale = 0  # settlements that came too late
-        self.pages = 0  # written since the last checkpoint, by a rough count
         self.complaints: deque[tuple[str, str]] = deque()  # settlements that cannot be written, and why, for the keeper to log
         self._power = file.options.durability == "power"
         self._most = file.options.max_bytes
         self._wrote = wrote
+        self.renew(store)
+
+    def renew(self, store: Store) -> None:
+        """The file was opened. Called with the lock held, or before anybody else can."""
+        self.store = store
+        self.pages = 0  # written since the last checkpoint, by a rough count
         self._full = True  # the present value of `synchronous`
         self._unsynced = False  # something was committed without a sync
         self._ill = False  # a commit has failed: see `_heal`
-
-    def renew(self, store: Store) -> None:
-        """The file was opened again. Called with the lock held."""
-        self.store = store
-        self._full, self._unsynced, self._ill, self.pages = True, False, False, 0
+        store.execute(f"PRAGMA busy_timeout = {connections.POLL}")  # see connections.begin
 
     def doubt(self) -> None:
         """A sync has failed on another connection."""
@@ -151,7 +151,7 @@ class Commits:
         store.touched.clear()
         stale = written = 0
         try:
-            execute("BEGIN IMMEDIATE")
+            connections.begin(store.connection, self.lock.wait)
             settlements = [job.what for job in batch if isinstance(job.what, Settlement) and not self._refused(job.what)]
             if settlements:
                 stale = deliveries.settle(store, settlements)
@@ -307,7 +307,7 @@ class Commits:
                 with self._alone():
                     [_, frames, moved] = self.store.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                if connections.is_busy(error):
                     return set()
                 self._ill = True  # it is tried again before anything else is written
                 return set()
@@ -320,8 +320,8 @@ class Commits:
         if sqlite3.sqlite_version_info >= schema.FIXED:
             yield
             return
-        with closing(connections.connect(self.file.path, PATIENCE)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with closing(connections.connect(self.file.path, connections.POLL / 1000)) as other:
+            connections.begin(other, PATIENCE)
             yield
 
 

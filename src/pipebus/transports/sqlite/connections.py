@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import quote
@@ -13,6 +14,8 @@ from pipebus.transports.sqlite import schema
 from pipebus.transports.sqlite.descriptors import Identity, identity
 from pipebus.transports.sqlite.remedies import REMEDIES, said
 
+POLL: Final = 2
+"""Milliseconds between two attempts to write while others do, of which some do not take our lock."""
 LOG: Final = 64 * 2**20
 """Bytes that the log keeps after a checkpoint."""
 
@@ -61,6 +64,31 @@ def prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
     connection.execute("PRAGMA foreign_keys = OFF")
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
+
+
+def begin(connection: sqlite3.Connection, wait: float) -> None:
+    """
+    Begin to write, on a connection that itself waits for POLL.
+
+    While others write, this tries again every few milliseconds. SQLite's own sleeps grow to a tenth of a second, and an
+    application that writes all the time would be faster each time.
+
+    Raises:
+        sqlite3.Error: SQLITE_BUSY: others have written for `wait` seconds. Any other error: the file failed.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Others write, or recover the file."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def give_back(connection: sqlite3.Connection) -> bool:

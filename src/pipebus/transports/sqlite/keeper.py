@@ -84,7 +84,7 @@ class Keeper:
         Another file is open than before: become an owner in it, and subscribe what is bound. If it is a copy of the previous
         file, it may contain our claims; they are lost to us, so they wait again. Called by the leader, with the lock held.
         """
-        store.execute("BEGIN IMMEDIATE")
+        connections.begin(store.connection, self.file.lock.wait)
         try:
             if any(one.owner == self.owner and one.life == self.life for one in owners.owners(store.connection)):
                 owners.leave(store, self.owner, counts=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pipebus.errors import LifecycleError, TransportError, UnsupportedCapability
 from pipebus.transports.sql import statements as sql
 from pipebus.transports.sql.store import Store
-from pipebus.transports.sqlite import schema
+from pipebus.transports.sqlite import connections, schema
 from pipebus.transports.sqlite.descriptors import identity, stat
 from pipebus.transports.sqlite.place import Place
 from pipebus.transports.sqlite.remedies import said
@@ -49,9 +49,9 @@ class Lent(Open):
     """A connection of the application, while a publish uses it."""
 
     def __init__(self, file: OpenFile, connection: sqlite3.Connection) -> None:
-        borrowed = cast("sqlite3.Connection", Borrowed(connection))
-        super().__init__(file, file.store_on(borrowed), connection)
-        self._execute = borrowed.execute
+        self._borrowed = cast("sqlite3.Connection", Borrowed(connection))
+        super().__init__(file, file.store_on(self._borrowed), connection)
+        self._execute = self._borrowed.execute
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -160,7 +160,12 @@ class Lent(Open):
                 "within a connection that commits each statement by itself and has no transaction open, so the message would "
                 'be kept even if what belongs to it fails; begin one: connection.execute("BEGIN IMMEDIATE")'
             )
-        self._execute("BEGIN IMMEDIATE")
+        [wait] = self._execute("PRAGMA busy_timeout").fetchone()
+        self._execute(f"PRAGMA busy_timeout = {connections.POLL}")
+        try:
+            connections.begin(self._borrowed, wait / 1000)
+        finally:
+            self._execute(f"PRAGMA busy_timeout = {wait}")
         return True
 
 

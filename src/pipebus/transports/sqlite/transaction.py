@@ -117,8 +117,8 @@ def transaction(file: OpenFile, claim: Claim, wrote: Callable[[Store], None]) ->
         if (why := file.disowns(claim)) is not None:
             raise TransportError(why)
         try:
-            store = file.store_on(connections.prepare(connections.connect(path, file.options.wait)))
-            store.execute("BEGIN IMMEDIATE")
+            store = file.store_on(connections.prepare(connections.connect(path, connections.POLL / 1000)))
+            connections.begin(store.connection, file.options.wait)
         except sqlite3.Error as error:
             raise TransportError(f"{path}: {said(error)}") from error
         connection = store.connection
