@@ -140,7 +140,7 @@ class Lent(Open):
         """Take the lock for writers, before anything is read: a transaction that has read may be too late to write."""
         path, execute = self.file.path, self._execute
         self._place()
-        execute(sql.ADD_META, (0, "seq"))
+        execute(sql.ADD_META, (0, "swept"))
         # Nobody else writes now, so both see the same leases, unless they are of two files: each start has one of its own.
         if execute(sql.LAST_LEASE).fetchone() != self.file.query(lambda own: own.execute(sql.LAST_LEASE).fetchone()):
             raise TransportError(
