@@ -306,24 +306,6 @@ def test_on_an_event_loop_it_is_refused(place: Place) -> None:
     assert "make the handler a plain `def`" in str(errors[0])
 
 
-def test_in_memory_it_is_refused() -> None:
-    errors: list[BaseException] = []
-
-    def handle(message: Message, delivery: Delivery) -> None:
-        try:
-            with delivery.transaction():
-                pass
-        except UnsupportedCapability as error:
-            errors.append(error)
-
-    bus = Bus()
-    bus.subscribe("order", handle, name="s")
-    with bus:
-        bus.publish("order")
-        bus.drain(timeout=WAIT)
-    assert "memory: has no transactions" in str(errors[0])
-
-
 # --- order of keys -----------------------------------------------------------------------------------------------------
 
 
@@ -770,18 +752,6 @@ def test_unnamed_subscriptions_come_and_go_under_load(place: Place, cycles: int)
 # --- what filters remember ---------------------------------------------------------------------------------------------
 
 
-def test_a_durable_dedupe_remembers_after_a_restart(place: Place) -> None:
-    seen: list[Any] = []
-    for _ in range(2):
-        bus = place.bus("?window=0")
-        bus.subscribe("a", lambda message: seen.append(message.body), name="s", filters=[Dedupe(durable=True)])
-        with bus:
-            bus.publish("a", "x", id="same")
-            bus.drain(timeout=WAIT)
-    assert seen == ["x"]
-    assert figures(bus)["dropped"] == {"duplicate": 1}
-
-
 def test_a_durable_dedupe_forgets_when_its_time_is_over(place: Place) -> None:
     seen: list[Any] = []
     for _ in range(2):
@@ -815,13 +785,6 @@ def test_what_a_transaction_takes_back_was_not_published(place: Place, durable: 
         bus.drain(timeout=WAIT)
         assert figures(bus)["acknowledged"] == 1
     assert seen == [2]
-
-
-def test_a_durable_dedupe_needs_a_store() -> None:
-    bus = Bus()
-    bus.use(Dedupe(durable=True))
-    with pytest.raises(UnsupportedCapability, match="memory: keeps no memory for filters"):
-        bus.start()
 
 
 def test_a_key_that_no_store_can_keep_is_told(place: Place) -> None:

@@ -7,7 +7,8 @@ from contextlib import suppress
 import pytest
 
 from pipebus.delivery.delivery import Delivery
-from pipebus.errors import AlreadySettled, BusClosed, PipebusError, ReceiveTimeout
+from pipebus.errors import AlreadySettled, BusClosed, PipebusError, ReceiveTimeout, UnsupportedCapability
+from pipebus.filters.redeliver import Redeliver
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Crashes, LosesLeases, OpensWithLease, Stage
 from pipebus.testing.contract.tools import (
@@ -200,3 +201,26 @@ class TestAcknowledgement:
                     refused = together(stage, *[delivery.ack] * 10)
                     assert [type(error) for error in refused] == [AlreadySettled] * 9
             assert figures(bus, "s")["acknowledged"] == 20
+
+    def test_a_transaction_is_kept_whole_or_not_at_all(self, stage: Stage) -> None:
+        """What a handler publishes in its transaction is kept together with its acknowledgement; if it raises, neither is."""
+        paid, refused = Seen(), list[UnsupportedCapability]()
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            try:
+                with delivery.transaction():
+                    bus.publish("paid", delivery.attempt)
+                    if delivery.attempt == 1:
+                        raise ConnectionError("not yet")
+            except UnsupportedCapability as error:
+                refused.append(error)
+
+        bus = opened(stage, handle, filters=[Redeliver(wait=0.0)])
+        bus.subscribe("paid", paid, name="paid")
+        with running(stage, bus):
+            bus.publish("a", 1)
+            until(stage, lambda: figures(bus, "s")["acknowledged"] == 1, "it is acknowledged")
+        assert paid.bodies == ([2] if stage.capabilities.transactions else [])
+        assert bool(refused) is not stage.capabilities.transactions
+        if refused:
+            assert_refused(stage, transactions=True)

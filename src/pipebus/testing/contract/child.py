@@ -33,6 +33,12 @@ def publish_and_leave(bus: Bus, history: History, name: str) -> None:
         history.record_accepted(str(number))
 
 
+def publish_and_be_killed(bus: Bus, history: History, name: str) -> None:
+    """Publish, and be killed when the last publish has returned."""
+    publish_and_leave(bus, history, name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def kill_itself(bus: Bus, history: History, name: str) -> None:
     """Handle messages with a handler that kills the process, as a crash in a C library would."""
 
@@ -91,7 +97,8 @@ def main() -> None:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
 
-    {one.__name__: one for one in (publish_and_leave, kill_itself, work, tick, listen)}[what](bus, history, name)
+    programs = (publish_and_leave, publish_and_be_killed, kill_itself, work, tick, listen)
+    {one.__name__: one for one in programs}[what](bus, history, name)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,7 @@ class TestDelivery:
                 bus.subscribe("a", all_, name="all", deliver="all")
                 bus.subscribe("a", last, name="last", deliver="last")
             else:
+                assert_refused(stage, replay=True)
                 for which in ("all", "last"):
                     with pytest.raises(UnsupportedCapability):
                         bus.subscribe("a", all_, name="refused", deliver=which)

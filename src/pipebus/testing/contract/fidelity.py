@@ -14,7 +14,7 @@ from pipebus.message.codec import JsonCodec
 from pipebus.message.headers import check_headers
 from pipebus.message.message import Message
 from pipebus.testing.contract.stage import Injects, Stage
-from pipebus.testing.contract.tools import Seen, deliver, figures, opened, running, serving
+from pipebus.testing.contract.tools import Seen, assert_refused, deliver, figures, opened, running, serving
 
 BODIES: Any = (
     None, True, False, 0, -1, 2**53, 1.5, "", "text", "grüße \u0000 \u2028 \U0001f600", [], {}, [1, [2, [3, [None]]]],
@@ -90,21 +90,31 @@ class TestFidelity:
         assert not any("forged" in message.headers.values() for message in seen.messages)
 
     def test_nothing_is_unpickled(self, stage: Stage) -> None:
-        """A pickle is never loaded: as a body it stays bytes, on the wire it is not a message. An object raises CodecError."""
+        """A pickle is never loaded: as a body it stays bytes, on the wire it is not a message."""
         pickled = pickle.dumps(Payload())
         Payload.loaded = 0
         seen = Seen()
         with serving(stage, seen) as bus:
             if isinstance(stage, Injects):
                 stage.inject(pickled, "a")
-            if not stage.capabilities.objects:
-                with pytest.raises(CodecError):
-                    bus.publish("a", Payload())
             deliver(stage, bus, pickled)
             assert figures(bus, "s")["dead"] == isinstance(stage, Injects)
             assert all(letter.message.body == pickled for letter in bus.dead_letters.list())
         assert seen.bodies == [pickled]
         assert Payload.loaded == 0
+
+    def test_objects_travel_only_where_promised(self, stage: Stage) -> None:
+        """Any object is a body where nothing is encoded, and arrives as itself. Everywhere else its publish raises."""
+        seen, body = Seen(), object()
+        with serving(stage, seen) as bus:
+            if stage.capabilities.objects:
+                bus.publish("a", body)
+            else:
+                with pytest.raises(CodecError):
+                    bus.publish("a", body)
+                assert_refused(stage, objects=True)
+            deliver(stage, bus, "text")
+        assert seen.bodies == [*([body] if stage.capabilities.objects else []), "text"]
 
     def test_mutations_are_isolated(self, stage: Stage) -> None:
         """

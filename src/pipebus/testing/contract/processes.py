@@ -62,13 +62,14 @@ class TestProcesses:
         taken = [record for record in History.from_jsonl(file).records if type(record).__name__ == "Delivered"]
         assert [getattr(record, "attempt", None) for record in taken] == list(range(1, ATTEMPTS + 1))
 
-    def test_exit_without_stop_loses_nothing(self, stage: Stage, tmp_path: Path) -> None:
-        """A program that does not stop its bus can end, and what it has published is kept."""
+    @pytest.mark.parametrize(("end", "code"), [("publish_and_leave", 0), ("publish_and_be_killed", -signal.SIGKILL)])
+    def test_exit_without_stop_loses_nothing(self, stage: Stage, tmp_path: Path, end: str, code: int) -> None:
+        """A program can end without stopping its bus, or be killed, and what it has published is kept."""
         if not survives(stage):
             assert_refused(stage, survives="process")
             return
-        with child(stage, "publish_and_leave", tmp_path / "history.jsonl") as process:
-            assert process.wait(6 * stage.patience) == 0
+        with child(stage, end, tmp_path / "history.jsonl") as process:
+            assert process.wait(6 * stage.patience) == code
         seen = Seen()
         with serving(stage, seen, attempts=ATTEMPTS):
             until(stage, lambda: len(seen.messages) >= SENT, "all of them")

@@ -12,6 +12,7 @@ import pytest
 
 from pipebus import events
 from pipebus.errors import BusClosed, BusNotStarted, CodecError, MessageTooLarge, NoSubscriber, UnsupportedCapability
+from pipebus.filters.dedupe import Dedupe
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.testing.contract.stage import Connects, Stage
@@ -97,6 +98,7 @@ class TestPublish:
         seen = Seen()
         with serving(stage, seen) as bus:
             first, second = [bus.publish("a", id="m") for _ in range(2)]
+            until(stage, lambda: len(seen.messages) >= 2 - promised, "all of them")
             bus.drain(timeout=stage.patience)
             assert isinstance(first, Receipt)
             assert isinstance(second, Receipt)
@@ -115,6 +117,19 @@ class TestPublish:
             with serving(stage, seen) as bus:
                 assert getattr(bus.publish("a", id="m"), "duplicate", None) is duplicate
         assert [message.id for message in seen.messages] == ["m"]
+
+    def test_what_a_filter_remembers_outlives_the_program(self, stage: Stage) -> None:
+        """A filter that remembers in the store knows after a restart what it has seen before."""
+        seen = Seen()
+        if not stage.capabilities.memory:
+            with pytest.raises(UnsupportedCapability):
+                opened(stage, seen, filters=[Dedupe(durable=True)]).start()
+            assert_refused(stage, memory=True)
+            return
+        for _ in range(2):
+            with serving(stage, seen, filters=[Dedupe(key=lambda message: message.body, durable=True)]) as bus:
+                deliver(stage, bus, "once")
+        assert seen.bodies == ["once"]
 
     def test_id_of_a_failed_publish_is_free(self, stage: Stage) -> None:
         """An id is still free if its first publish failed before the message was kept."""

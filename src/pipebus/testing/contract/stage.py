@@ -14,7 +14,10 @@ class Stage(Protocol):
         capabilities: What the transport promises.
         patience: Seconds to wait for what must happen, before a promise counts as broken.
         many: How many messages a test sends that needs many (10 000 if each is cheap).
+        refused: What the transport has refused to promise, as it should, since the stage was made.
     """
+
+    refused: list[dict[str, Any]]
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -103,6 +106,7 @@ class UrlStage:
         self.url = url
         self.patience = patience
         self.many = many
+        self.refused: list[dict[str, Any]] = []
         self.buses: list[Bus] = []
         self._capabilities: Capabilities | None = None
 

@@ -179,9 +179,10 @@ def assert_nothing_comes_again(stage: Stage) -> None:
 
 
 def assert_refused(stage: Stage, **wanted: Any) -> None:
-    """Check that a bus that requires this cannot be made."""
+    """Check that a bus that requires this cannot be made. That is what the test has found, as `stage.refused` says."""
     with pytest.raises(UnsupportedCapability):
         stage.open(require=wanted)
+    stage.refused.append(wanted)
 
 
 def together(stage: Stage, *calls: Callable[[], object], within: float | None = None) -> list[BaseException]:
