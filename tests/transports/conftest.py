@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import capabilities
 import pytest
 
 from pipebus import Bus
@@ -37,19 +39,49 @@ Of the contract, what the default run has for each engine, and for memory behind
 memory, and `-m thorough` runs all of it on everything.
 """
 
+CONTRACTS = {engine.tests: name for name, engine in capabilities.ENGINES.items()}
+"""The modules that run the contract on an engine, and how the tables of engines name that."""
+
 LONG = {"test_running_tasks_are_not_collected", "test_publish_during_stop_is_kept_or_raises"}
 """Tests of the contract that take seconds on every transport."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave most of the contract to the thorough run."""
+    """Leave most of the contract to the thorough run, and on core NATS all that its table says nothing about."""
+    items[:] = [
+        item
+        for item in items
+        if item.path.name != "test_contract_core.py" or getattr(item, "originalname", None) in capabilities.TESTS
+    ]
     for item in items:
         if isinstance(item, pytest.Function) and item.path.name.startswith("test_contract_"):
             plain = item.path.name == "test_contract_memory.py" and stage_of(item) in (None, "memory:")
-            each_time = item.originalname in SMOKE or plain
+            told = item.path.name == "test_contract_sqlite.py" and item.originalname in capabilities.TESTS
+            each_time = item.originalname in SMOKE or plain or told
             if not each_time or item.originalname in LONG:
                 item.add_marker(pytest.mark.thorough)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """A test of the contract that passes finds on its engine what docs/capabilities.json says, or writes it there."""
+    found = yield
+    engine, test = engine_of_stage(pyfuncitem), pyfuncitem.originalname
+    if engine and test in capabilities.TESTS:
+        refused = sorted({name for wanted in pyfuncitem.funcargs["stage"].refused for name in wanted})
+        if capabilities.RUN in os.environ:
+            capabilities.write(test, engine, refused)
+        said = capabilities.findings().get(test, {}).get(engine)
+        assert said == refused, f"on {engine}, {test} has found {refused} refused; run `python docs/capabilities.py run`"
+    return found
+
+
+def engine_of_stage(item: pytest.Function) -> str | None:
+    """The engine on which a test of the contract runs, as the tables of the engines name it."""
+    if item.path.name == "test_contract_memory.py" and stage_of(item) != "memory:":
+        return None
+    return CONTRACTS.get(item.path.name)
 
 
 def stage_of(item: pytest.Function) -> object:
