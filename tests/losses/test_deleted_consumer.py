@@ -1,17 +1,14 @@
 """
-Another program deletes what serves a subscription, on the server or in the file, while the bus runs. The bus continues behind
-the messages that were settled, and loses nothing.
+Another program deletes what serves a subscription on a NATS server while the bus runs. The bus continues behind the messages
+that were settled, and loses nothing. What this means for every store is in the contract of transports.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import nats.js.errors
@@ -50,13 +47,6 @@ class Gated:
 
     def let_go(self) -> None:
         self._gate.set()
-
-
-def as_coroutine(gated: Gated) -> Callable[[Message], Any]:
-    async def handler(message: Message) -> None:
-        await asyncio.to_thread(gated, message)
-
-    return handler
 
 
 def on_server(stage: NatsStage, work: Callable[[Any], Any]) -> Any:
@@ -112,30 +102,6 @@ def warned(caplog: pytest.LogCaptureFixture, event: str) -> bool:
 # --- NATS: a consumer ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-@pytest.mark.parametrize("at", [0, 1, 60, 139])
-@pytest.mark.few(1)
-def test_a_deleted_consumer_goes_on_behind_what_was_settled(stage: NatsStage, colour: str, at: int) -> None:
-    """The consumer is deleted at one of 140 messages: each is handled once, in order, and the figures add up."""
-    gated = Gated(at)
-    bus = stage.open()
-    bus.subscribe("a", gated if colour == "sync" else as_coroutine(gated), name="s")
-    with bus:
-        for number in range(100):
-            bus.publish("a", number)
-        gated.stands_at(min(at, 99)) if at < 100 else wait_until(lambda: len(gated.handled) == 100, "100 are handled")
-        delete_consumer(stage)
-        for number in range(100, 140):
-            bus.publish("a", number)
-        gated.let_go()
-        wait_until(lambda: len(gated.handled) >= 140, "all are handled")
-        all_settled(stage)
-        bus.drain(WAIT)
-        stats = bus.subscriptions[0].stats()
-        assert (stats["acknowledged"], stats["pending"], stats["in_flight"], stats["accepted"]) == (140, 0, 0, 140)
-    assert gated.begun == list(range(140))
-
-
 def test_a_consumer_may_be_deleted_again_and_again(stage: NatsStage) -> None:
     """After each deletion, the bus continues where it was."""
     gated = Gated()
@@ -149,25 +115,6 @@ def test_a_consumer_may_be_deleted_again_and_again(stage: NatsStage) -> None:
             wait_until(lambda turn=turn: len(gated.handled) >= 20 * (turn + 1), "all of this turn are handled")  # type: ignore[misc]
         all_settled(stage)
     assert gated.handled == [[turn, number] for turn in range(4) for number in range(20)]
-
-
-@pytest.mark.thorough
-def test_what_waits_while_paused_is_not_lost(stage: NatsStage, caplog: pytest.LogCaptureFixture) -> None:
-    """If a consumer is deleted while all of its messages wait, none of them is lost, and a warning reports the deletion."""
-    gated = Gated()
-    bus = stage.open()
-    sub = bus.subscribe("a", gated, name="s")
-    with bus:
-        sub.pause()
-        for number in range(50):
-            bus.publish("a", number)
-        delete_consumer(stage)
-        wait_until(lambda: warned(caplog, "consumer.resumed"), "it is told")
-        assert warned(caplog, "consumer.lost")
-        sub.resume()
-        wait_until(lambda: len(gated.handled) >= 50, "all are handled")
-        all_settled(stage)
-    assert gated.begun == list(range(50))
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -380,58 +327,3 @@ def test_a_deleted_stream_is_made_again_and_told(stage: NatsStage, caplog: pytes
         ended = stats["acknowledged"] + stats["dead"] + sum(stats["dropped"].values())
         assert stats["accepted"] == ended + stats["pending"] + stats["in_flight"] == 13
     assert gated.handled == [0, 1, 2, *range(100, 110)]
-
-
-# --- SQLite: a row -------------------------------------------------------------------------------------------------------
-
-
-def sql(path: Path, statement: str) -> list[Any]:
-    with closing(sqlite3.connect(path, timeout=WAIT)) as connection, connection:
-        return connection.execute(statement).fetchall()
-
-
-@pytest.mark.parametrize("known", [False, True], ids=["behind-their-back", "known"])
-@pytest.mark.parametrize("at", [0, 60])
-@pytest.mark.thorough
-def test_a_deleted_row_goes_on_behind_what_was_settled(tmp_path: Path, at: int, known: bool) -> None:
-    """The row of a subscription is deleted while it is in use: each message is handled once, and the figures add up."""
-    path = tmp_path / "bus.db"
-    gated = Gated(at)
-    bus = Bus(f"sqlite:///{path}")
-    sub = bus.subscribe("a", gated, name="s")
-    with bus, Bus(f"sqlite:///{path}") as other:
-        for number in range(100):
-            bus.publish("a", number)
-        gated.stands_at(at)
-        with closing(sqlite3.connect(path, timeout=WAIT)) as connection, connection:
-            connection.execute("DELETE FROM subscription WHERE name = 's'")
-            if known:
-                connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'subscriptions'")
-        for number in range(100, 140):
-            other.publish("a", number)
-        gated.let_go()
-        wait_until(lambda: len(gated.handled) >= 140, "all are handled")
-        bus.drain(WAIT)
-        stats = sub.stats()
-        ended = stats["acknowledged"] + stats["dead"] + sum(stats["dropped"].values())
-        assert stats["accepted"] == ended + stats["pending"] + stats["in_flight"]
-        assert (stats["pending"], stats["in_flight"], stats["dead"]) == (0, 0, 0)
-    assert gated.begun == list(range(140))
-
-
-@pytest.mark.thorough
-def test_a_row_that_is_deleted_while_paused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """All waiting messages are still there when the subscription is resumed, and a warning reports the deletion."""
-    path = tmp_path / "bus.db"
-    gated = Gated()
-    bus = Bus(f"sqlite:///{path}")
-    sub = bus.subscribe("a", gated, name="s")
-    with bus:
-        sub.pause()
-        for number in range(30):
-            bus.publish("a", number)
-        sql(path, "DELETE FROM subscription")
-        wait_until(lambda: warned(caplog, "subscription.made_again"), "it is told")
-        sub.resume()
-        wait_until(lambda: len(gated.handled) >= 30, "all are handled")
-    assert gated.begun == list(range(30))

@@ -27,12 +27,16 @@ SMOKE = {
     "test_undecodable_is_dead_at_once",
     "test_mailbox_keeps_its_bound",
     "test_every_drop_is_counted",
-    "test_drain_finishes_in_flight",
+    "test_stop_starts_no_other",
     "test_drain_settles_before_the_transport_closes",
     "test_cancelled_publish_is_clean",
     "test_messages_arrive_unchanged",
     "test_every_delivery_has_one_event_at_its_end",
     "test_missed_decides_about_slots_without_a_process",
+    "test_receipts_are_true_after_a_swap",
+    "test_group_removed_underneath_goes_on",
+    "test_lost_message_shows_in_the_figures",
+    "test_rows_are_bounded_under_load",
 }
 """
 Of the contract, what the default run has for each engine, and for memory behind the codec. It runs all of the contract on plain

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipebus import Bus, BusClosed, Message, MessageTooLarge, Receipt
+from pipebus import Bus, BusClosed, Message, MessageTooLarge, Receipt, TransportError
 from pipebus.bus.bus import engine_of
 from pipebus.message.codec import JsonCodec
 from pipebus.message.slot import Slot, slot_of
@@ -70,6 +70,7 @@ class Store:
         self.ids: dict[str, float] = {}
         self.slots: dict[str, Slot] = {}
         self.numbers = itertools.count(1)
+        self.place = 1  # another number: somebody has put another store in its place
 
     def put(self, subject: str, data: bytes, delay: float = 0.0) -> int:
         """Put it into every queue that matches; called under the lock."""
@@ -100,12 +101,15 @@ class KeptTransport(Transport):
         self.lease = lease
         self.codec = JsonCodec("tests")
         self.closed = False
+        self.place = store.place
+        self.bindings: dict[str, Binding] = {}  # by name
         self.full: dict[str, float] = {}  # when to ask a subscription again that had no room
         self.thread: threading.Thread | None = None
 
     def start(self, surroundings: Surroundings) -> None:
         self.around = surroundings
         self.closed = False
+        self.place = self.store.place
         self.thread = threading.Thread(target=self.run, name="kept-transport", daemon=True)
         self.thread.start()
 
@@ -127,6 +131,13 @@ class KeptTransport(Transport):
                     queue.take_back(number, taken)
             self.store.changed.notify_all()
 
+    def open_again(self) -> None:
+        """Bind to what is there now; called under the lock."""
+        self.place = self.store.place
+        for binding in list(self.bindings.values()):
+            self.bind(binding)
+        self.around.warn("store.replaced")
+
     def pending(self, name: str) -> int:
         with self.store.changed:
             queue = self.store.queues.get(self.key(name))
@@ -144,6 +155,9 @@ class KeptTransport(Transport):
         with self.store.changed:
             if self.closed:
                 raise BusClosed("the transport has stopped")
+            if self.place != self.store.place:
+                self.open_again()
+                raise TransportError("the store was replaced; publish it again")
             known = self.store.ids.get(message.id)
             if known is not None and time.monotonic() - known < WINDOW:
                 wanting = [queue for queue in self.store.queues.values() if queue.wants(message.subject)]
@@ -169,11 +183,12 @@ class KeptTransport(Transport):
                 old = [one for one in self.store.log if queue.wants(one[0])] if binding.start != "new" else []
                 for subject, data in old[-1:] if binding.start == "last" else old:
                     queue.waiting.append(Copy(next(self.store.numbers), subject, data))
-            queue.members[self] = binding
+            queue.members[self] = self.bindings[binding.name] = binding
             self.store.changed.notify_all()
 
     def unbind(self, name: str) -> None:
         with self.store.changed:
+            self.bindings.pop(name, None)
             key = self.key(name)
             queue = self.store.queues.get(key)
             if queue is not None and queue.members.pop(self, None) is not None and not queue.durable:
@@ -314,6 +329,13 @@ class KeptStage(UrlStage):
         for bus in killed:  # in a killed process nothing runs on
             with suppress(Exception):
                 bus.stop(timeout=0.0, drain=False)
+
+    def swap(self, how: str) -> None:
+        with self.store.changed:
+            self.store.queues.clear()
+            self.store.log.clear()
+            self.store.ids.clear()
+            self.store.place += 1
 
     def inject(self, raw: bytes, subject: str) -> None:
         with self.store.changed:

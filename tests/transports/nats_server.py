@@ -186,6 +186,27 @@ class NatsStage(UrlStage):
 
         with_client(self.server, work)
 
+    def swap(self, how: str) -> None:
+        async def work(client: Any) -> None:
+            jetstream = client.jetstream()
+            found = await jetstream.stream_info(self.stream)
+            await jetstream.delete_stream(self.stream)
+            if how == "replaced":
+                with suppress(nats.js.errors.BadRequestError):  # the bus was quicker, and has made it again
+                    await jetstream.add_stream(found.config)
+
+        with_client(self.server, work)
+
+    def remove_group(self, name: str) -> None:
+        with_client(self.server, lambda client: client.jetstream().delete_consumer(self.stream, name))
+
+    def lose_message(self, name: str) -> None:
+        async def work(client: Any) -> None:
+            found = await client.jetstream().stream_info(self.stream)
+            await client.jetstream().delete_msg(self.stream, found.state.last_seq)
+
+        with_client(self.server, work)
+
     def wipe(self) -> None:
         super().wipe()
 

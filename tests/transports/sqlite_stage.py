@@ -15,6 +15,7 @@ from pipebus.errors import TransportError
 from pipebus.testing.contract import UrlStage
 from pipebus.transports.sql.records import Outgoing
 from pipebus.transports.sqlite.lock import WriteLock
+from scale_helpers import thorough
 
 
 class Killed(WriteLock):
@@ -32,6 +33,8 @@ class SqliteStage(UrlStage):
         path: The file.
         options: Of its URL.
     """
+
+    backlog = 100_000 if thorough() else 2_000
 
     def __init__(self, path: Path, options: str = "", **more: Any) -> None:
         self.path = path
@@ -92,6 +95,34 @@ class SqliteStage(UrlStage):
         bus = next(bus for bus in self.buses if bus.state == "started")
         number = len(self.sql("SELECT seq FROM message"))
         engine_of(bus).transport.file.writer.call(Outgoing(f"raw-{number}", subject, None, raw, 0.0))
+
+    def swap(self, how: str) -> None:
+        for suffix in ("", "-wal", "-shm", "-lock"):  # the bus, which looks all the time, may have been faster
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        if how == "replaced":
+            other = self.path.with_name("other.db")
+            with Bus(f"sqlite:///{other}"):
+                pass
+            os.replace(other, self.path)
+
+    def remove_group(self, name: str) -> None:
+        self.sql(f"DELETE FROM subscription WHERE name = '{name}'")
+
+    def lose_message(self, name: str) -> None:
+        self.sql(
+            "DELETE FROM ready WHERE (sub, seq) IN (SELECT sub, max(seq) FROM ready JOIN subscription USING (sub) "
+            f"WHERE name = '{name}')"
+        )
+
+    def open_with_window(self, seconds: float) -> Bus:
+        bus = Bus(f"sqlite:///{self.path}?window={seconds}s&durability=process", name="windowed")
+        self.buses.append(bus)
+        return bus
+
+    def stored(self) -> tuple[int, int]:
+        with closing(sqlite3.connect(self.path)) as connection:
+            [(count,)] = connection.execute("SELECT count(*) FROM message")
+        return count, sum(Path(f"{self.path}{suffix}").stat().st_size for suffix in ("", "-wal"))
 
     def wipe(self) -> None:
         super().wipe()

@@ -553,6 +553,16 @@ class StopsSlowly(KeptTransport):
 LEAK = threading.Event()
 
 
+# --- surroundings ------------------------------------------------------------------------------------------------------
+
+
+class GoesOnWithTheOld(KeptTransport):
+    """It does not look whether its store is still in its place."""
+
+    def open_again(self) -> None:
+        self.place = self.store.place
+
+
 # --- cancellation ------------------------------------------------------------------------------------------------------
 
 
@@ -694,7 +704,7 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (OneAfterTheOther, contract.TestFlow().test_workers_bound_what_is_in_flight, ()),
     (SharesOutBeforehand, contract.TestFlow().test_busy_worker_does_not_hoard, ()),
     (LosesEveryTenth, contract.TestFlow().test_pause_and_resume_lose_nothing, ()),
-    (ForgetsWhatIsReleased, contract.TestLifecycle().test_drain_finishes_in_flight, ()),
+    (ForgetsWhatIsReleased, contract.TestLifecycle().test_stop_starts_no_other, ("sync",)),
     (CountsReleases, contract.TestLifecycle().test_drain_timeout_returns_rest, ()),
     (ForgetsWhatIsReleased, contract.TestLifecycle().test_cancellation_is_not_failure, ()),
     (LosesAcknowledgementsOfTheEnd, contract.TestLifecycle().test_drain_settles_before_the_transport_closes, ()),
@@ -718,6 +728,7 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (RepeatsSlots, contract.TestSchedules().test_buses_publish_each_slot_once, ()),
     (ForgetsSlotsAtRestart, contract.TestSchedules().test_missed_decides_about_slots_without_a_process, ()),
     (ForgetsSlotsAtRestart, contract.TestSchedules().test_what_one_bus_drops_is_dropped_for_all, ()),
+    (GoesOnWithTheOld, contract.TestSurroundings().test_receipts_are_true_after_a_swap, ("replaced",)),
 ]
 
 

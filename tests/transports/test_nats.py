@@ -417,23 +417,6 @@ class TestSubscriptions:
         with pytest.raises(TransportError, match="another name"):
             bus.start()
 
-    def test_a_consumer_that_is_deleted_is_made_again(self, stage: NatsStage) -> None:
-        """The bus warns about it and makes it again, and new messages arrive."""
-        seen, warned = Seen(), list[str]()
-        bus = stage.open()
-        bus.subscribe("a", seen, name="s")
-
-        async def delete(client: Any, prefix: str) -> None:
-            await client.jetstream().delete_consumer(stage.stream, "s")
-
-        with running(stage, bus):
-            engine_of(bus).transport.warn = lambda event, **facts: warned.append(event)
-            theirs(stage, delete)
-            until(stage, lambda: "consumer.lost" in warned, "it is told")
-            until(stage, lambda: theirs(stage, consumers) == ["s"], "it is there again")
-            bus.publish("a", 1)
-            until(stage, lambda: seen.bodies == [1], "messages flow")
-
     def test_a_subscription_can_be_removed(self, stage: NatsStage) -> None:
         """Its waiting messages go with it, and it cannot be removed while it is in use."""
         bus = stage.open()

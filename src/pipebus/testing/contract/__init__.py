@@ -13,8 +13,7 @@ A test module runs all of it on a transport by defining the fixture `stage`:
         stage.wipe()
 
 A stage may be able to do more than open buses: end leases, kill, let other processes in, put bytes on the wire. It has the
-methods of `LosesLeases`, `OpensWithLease`, `Crashes`, `HasChildren`, `Connects` or `Injects` (stage.py) then, and the tests
-use them.
+methods of `LosesLeases`, `OpensWithLease`, `Crashes` and others (stage.py) then, and the tests use them.
 
 **A missing capability is not skipped.** Where a transport does not promise what a test is about, the same test asserts that
 requiring it raises `UnsupportedCapability`, and checks what the transport does instead.
@@ -37,7 +36,7 @@ import pytest
 
 GROUPS = (
     "publish", "delivery", "order", "acknowledgement", "retry", "flow", "lifecycle", "cancellation", "fidelity", "telemetry",
-    "processes", "schedules",
+    "processes", "schedules", "surroundings",
 )  # fmt: skip
 """The modules, a class of tests in each."""
 
@@ -56,18 +55,24 @@ from pipebus.testing.contract.retry import TestRetry  # noqa: E402
 from pipebus.testing.contract.schedules import TestSchedules  # noqa: E402
 from pipebus.testing.contract.stage import (  # noqa: E402
     Connects,
+    CountsRows,
     Crashes,
     HasChildren,
     Injects,
     LosesLeases,
+    LosesMessages,
     OpensWithLease,
+    RemovesGroups,
     Stage,
+    Swaps,
     UrlStage,
 )
+from pipebus.testing.contract.surroundings import TestSurroundings  # noqa: E402
 from pipebus.testing.contract.telemetry import TestTelemetry  # noqa: E402
 
 __all__ = [
-    "Connects", "Crashes", "HasChildren", "Injects", "LosesLeases", "OpensWithLease", "Stage", "TestAcknowledgement",
-    "TestCancellation", "TestDelivery", "TestFidelity", "TestFlow", "TestLifecycle", "TestOrder", "TestProcesses",
-    "TestPublish", "TestRetry", "TestSchedules", "TestTelemetry", "UrlStage",
+    "Connects", "CountsRows", "Crashes", "HasChildren", "Injects", "LosesLeases", "LosesMessages", "OpensWithLease",
+    "RemovesGroups", "Stage", "Swaps", "TestAcknowledgement", "TestCancellation", "TestDelivery", "TestFidelity", "TestFlow",
+    "TestLifecycle", "TestOrder", "TestProcesses", "TestPublish", "TestRetry", "TestSchedules", "TestSurroundings",
+    "TestTelemetry", "UrlStage",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """The stage: what the contract needs in order to test a transport."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.transports.base import Capabilities
@@ -91,6 +91,48 @@ class Connects(Protocol):
 
     def connect_elsewhere(self) -> Any:
         """Its connection to a store of another bus."""
+
+
+@runtime_checkable
+class Swaps(Protocol):
+    """A stage that can take away the place in which a store keeps its messages."""
+
+    def swap(self, how: Literal["removed", "replaced"]) -> None:
+        """Remove the file or stream that running buses use; "replaced": and put an empty one in its place."""
+
+
+@runtime_checkable
+class RemovesGroups(Protocol):
+    """A stage that can delete what serves a subscription in the store."""
+
+    def remove_group(self, name: str) -> None:
+        """Delete the consumer or row of a subscription that a running bus serves, as another program would."""
+
+
+@runtime_checkable
+class LosesMessages(Protocol):
+    """A stage that can lose a message."""
+
+    def lose_message(self, name: str) -> None:
+        """Delete from the store a message that waits for this subscription."""
+
+
+@runtime_checkable
+class CountsRows(Protocol):
+    """
+    A stage that can look into the store.
+
+    Args:
+        backlog: How many messages that nobody handles a test puts into it.
+    """
+
+    backlog: int
+
+    def open_with_window(self, seconds: float) -> Bus:
+        """`open` with this window for ids, where messages that nobody waits for are kept no longer."""
+
+    def stored(self) -> tuple[int, int]:
+        """How many messages the store has, and how many bytes it needs."""
 
 
 class UrlStage:

@@ -124,9 +124,9 @@ def serving(stage: Stage, handler: Any, *, drain: bool = True, **options: Any) -
 
 
 @contextmanager
-def reading(stage: Stage) -> Iterator[tuple[Bus, Subscription]]:
+def reading(stage: Stage, *, drain: bool = True) -> Iterator[tuple[Bus, Subscription]]:
     """`running` for a bus with one subscription that the test reads."""
-    with serving(stage, None) as bus:
+    with serving(stage, None, drain=drain) as bus:
         yield bus, bus.subscriptions[0]
 
 
