@@ -36,7 +36,6 @@ SMOKE = {
     "test_receipts_are_true_after_a_swap",
     "test_group_removed_underneath_goes_on",
     "test_lost_message_shows_in_the_figures",
-    "test_rows_are_bounded_under_load",
 }
 """
 Of the contract, what the default run has for each engine, and for memory behind the codec. It runs all of the contract on plain
