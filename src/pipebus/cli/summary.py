@@ -107,7 +107,7 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
     rows: list[tuple[Any, ...]] = [
         (word, by, count, reason)
         for word, by, reasons in ends
-        for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])
+        for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
     _table(("", "by", "messages", "reason"), rows, ("messages",), file)
     for title, texts in (("could not be read", run.feed.unreadable), ("could not be published", run.feed.unpublished)):
