@@ -12,7 +12,7 @@ from pipebus.cli import CommandError
 from pipebus.cli.arguments import add_allow
 from pipebus.cli.described import filters_in
 from pipebus.cli.show import as_json, printable, styled
-from pipebus.cli.stores import check_file, file_of
+from pipebus.cli.stores import inspected
 from pipebus.cli.targets import is_module, open_bus
 from pipebus.errors import ConfigError, ConfigProblem, PipebusError
 
@@ -83,12 +83,10 @@ def _checked(target: str, allow: list[str]) -> tuple[list[ConfigProblem], str, l
 
 def _unusable(target: str, bus: Bus) -> Iterator[str]:
     """Yield why the store of the bus cannot be used here, which may be another machine than the one that will run it."""
-    store = file_of(bus)
-    if store is not None:
-        try:
-            check_file(store, new=True)
-        except CommandError as error:
-            yield f"{target}: hint: `pipebus run` would refuse this here: {error}"
+    try:
+        inspected(bus, new=True)
+    except CommandError as error:
+        yield f"{target}: hint: `pipebus run` would refuse this here: {error}"
 
 
 def _contents(described: dict, tests: int) -> str:  # type: ignore[type-arg]

@@ -17,7 +17,7 @@ from pipebus.cli.letters import Letter, Letters, letter_json
 from pipebus.cli.messages import message_json
 from pipebus.cli.replay import Replay
 from pipebus.cli.show import as_json, printable, table
-from pipebus.cli.stores import check_file, file_of, keeps_letters, only_publish
+from pipebus.cli.stores import inspected, keeps_letters, only_publish
 from pipebus.cli.targets import is_module, is_url, open_bus, shown, starting
 from pipebus.errors import CodecError, reason_of
 from pipebus.message.codec import JsonCodec
@@ -73,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _done(args: argparse.Namespace, bus: Bus | None) -> int:
-    store = None if bus is None else file_of(bus)
-    if store is not None:
-        check_file(store)
+    if bus is not None:
+        inspected(bus)
     letters = [letter_json(letter) for letter in bus.dead_letters.list()] if bus is not None else Letters(args.letters).read()
     if args.subscription is not None:
         names = dict.fromkeys(one["subscription"] for one in letters)
@@ -172,7 +171,7 @@ def _act(args: argparse.Namespace, bus: Bus, chosen: list[Letter], others: int) 
                 "with a config file or MODULE:BUS, they pass through its chain",
                 file=sys.stderr,
             )
-        if done and not _served(bus):
+        if done and not engine_of(bus).transport.in_use():
             print("no running process serves the file; start one to handle them", file=sys.stderr)
     else:
         print(f"{done} discarded, {others + len(stays)} left")
@@ -190,16 +189,6 @@ def _publishing(bus: Bus, dead: list[events.Died], timeout: float) -> Iterator[N
         yield
     finally:
         engine_of(bus).lifecycle.stop(timeout, None)
-
-
-def _served(bus: Bus) -> bool:
-    """Return False if it is known that no process serves the subscriptions."""
-    store = file_of(bus)
-    if store is None:
-        return True
-    from pipebus.transports.sqlite.glance import owners
-
-    return any(one.lives for one in store.file.read(owners))
 
 
 def _list(letters: list[Letter], as_lines: bool) -> None:

@@ -4,13 +4,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli.arguments import checked
 from pipebus.cli.messages import message_json
 from pipebus.cli.show import as_json
 from pipebus.errors import CodecError
+from pipebus.message.codec import JsonCodec
 from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
 from pipebus.message.subject import REPLY
@@ -20,10 +21,7 @@ from pipebus.pipeline.places import Place
 from pipebus.pipeline.recognise import node as node_of
 from pipebus.pipeline.shapes import transform
 from pipebus.pipeline.step import Step
-
-if TYPE_CHECKING:
-    from pipebus.transports.sqlite.tail import Follower
-    from pipebus.transports.sqlite.transport import SqliteTransport
+from pipebus.transports.base import Follower
 
 
 class Lines:
@@ -115,33 +113,26 @@ def names_answers(subject: str) -> bool:
     return subject.startswith(REPLY)
 
 
-def stored_json(
-    store: "SqliteTransport", follower: "Follower", pattern: str, pause: Callable[[float], bool]
-) -> Iterator[dict[str, Any]]:
-    """Yield the messages of a file as JSON. Answers to requests are left out unless the pattern names them."""
+def stored_json(follower: Follower, pattern: str, pause: Callable[[float], bool]) -> Iterator[dict[str, Any]]:
+    """Yield the messages of a store as JSON. Answers to requests are left out unless the pattern names them."""
     for kept in follower.read(pattern, pause):
         if names_answers(kept.subject) and not names_answers(pattern):
             continue
         try:
-            yield message_json(store.codec.decode(kept.data))
+            yield message_json(JsonCodec().decode(kept.data))
         except CodecError as error:
             yield {"subject": kept.subject, "id": kept.id, "body": None, "body_error": str(error)}
 
 
 @contextmanager
-def following(store: "SqliteTransport", pattern: str, lines: Lines) -> Iterator[None]:
-    """Print the messages that any process stores in a file meanwhile, including those stored last."""
-    from pipebus.transports.sqlite.tail import Follower
-
-    checked(Pattern, pattern)
-    store.file.write(lambda store: None)  # make the file, if it is not there yet
-    follower = Follower(store.options.path)
+def following(follower: Follower, pattern: str, lines: Lines) -> Iterator[None]:
+    """Print the messages that any process stores meanwhile, including those stored last."""
     ended = threading.Event()
     failed: list[Exception] = []
 
     def show() -> None:
         try:
-            for message in stored_json(store, follower, pattern, lambda seconds: not ended.wait(seconds)):
+            for message in stored_json(follower, pattern, lambda seconds: not ended.wait(seconds)):
                 lines.print(message)
                 if lines.error is not None:
                     break

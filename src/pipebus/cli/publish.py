@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipebus import events
 from pipebus.bus.bus import engine_of
@@ -21,15 +21,12 @@ from pipebus.cli.arguments import (
 from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.messages import Unrouted, body_json, error_json, outcome_json
 from pipebus.cli.show import as_json
-from pipebus.cli.stores import check_file, file_of, keeps_letters, only_publish
+from pipebus.cli.stores import inspected, keeps_letters, only_publish
 from pipebus.cli.summary import KINDS, add_fail_on, left_over
 from pipebus.cli.targets import is_url, open_bus, starting
 from pipebus.message.message import Message
 from pipebus.message.subject import check_subject
 from pipebus.outcomes.dead_letters import PUBLISH
-
-if TYPE_CHECKING:
-    from pipebus.transports.sqlite.transport import SqliteTransport
 
 SUMMARY = "publish one message, and print what became of it"
 EXAMPLE = """\
@@ -66,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
     checked(check_subject, args.subject)
     checked(Message, args.subject, body, **options)
     bus = open_bus(args.target, args.allow, url=True)
-    store = file_of(bus)
-    if store is not None and check_file(store, new=True) and is_url(args.target):  # a typing mistake makes a file, too
-        print(f"pipebus publish: {store.options.path} is a new file", file=sys.stderr)
+    transport = engine_of(bus).transport
+    if inspected(bus, new=True) and is_url(args.target):  # a typing mistake makes a file, too
+        print(f"pipebus publish: {transport.path} is a new file", file=sys.stderr)
     if keeps_letters(bus):
         only_publish(bus)
     unrouted = Unrouted(bus)
@@ -91,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
                 receipt = bus.publish(args.subject, body, **options)
                 subject = unrouted.take()
                 outcome = outcome_json(receipt, None if subject == args.subject else subject)
-                outcome |= _kept(store, receipt) if store is not None and receipt else {}
+                outcome |= _kept(transport.kept_for, receipt) if transport.kept_for is not None and receipt else {}
         except (Exception, SystemExit) as error:
             if isinstance(error, SystemExit):
                 engine_of(bus).interrupted(error, "a publish filter", f"a message on {args.subject}", lost=True)
@@ -112,11 +109,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if happened & {"rejected", "failed", "dead", "left", *args.fail_on} else 0
 
 
-def _kept(store: "SqliteTransport", receipt: Any) -> dict[str, Any]:
-    """Return the subscriptions, or the time, that a SQLite file keeps a message for."""
+def _kept(seconds: float, receipt: Any) -> dict[str, Any]:
+    """Return the subscriptions, or the time, that a store keeps a message for."""
     if receipt.duplicate:
         return {"kept": "under this id already, so it was not stored again"}
     if receipt.mailboxes:
         return {"kept": f"for {receipt.mailboxes} subscription{'' if receipt.mailboxes == 1 else 's'}"}
-    kept = max(store.options.retention, store.options.window)
-    return {"kept": f"for {kept:g} s: nobody subscribes to it"}
+    return {"kept": f"for {seconds:g} s: nobody subscribes to it"}

@@ -19,12 +19,13 @@ from pipebus.cli.letters import Journal, Letters
 from pipebus.cli.lines import Lines, following, tailing
 from pipebus.cli.progress import progress, shows
 from pipebus.cli.show import as_json
-from pipebus.cli.stores import check_file, file_of, keeps_letters, next_due
+from pipebus.cli.stores import inspected, keeps_letters
 from pipebus.cli.summary import add_fail_on
 from pipebus.cli.targets import open_bus, shown, starting
 from pipebus.inputs.lines import BadInput
 from pipebus.mailbox import endings
 from pipebus.mailbox.claims import SLICE
+from pipebus.message.patterns import Pattern
 from pipebus.message.subject import check_subject
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Run:
     def __init__(self, bus: Bus, args: argparse.Namespace) -> None:
         self.bus = bus
         self.lifecycle = engine_of(bus).lifecycle
-        self.store = file_of(bus)
+        self.transport = engine_of(bus).transport
         self.args = args
         self.interrupts = Interrupts(self.lifecycle.hurry, self.lifecycle.enough)
         self.lines = Lines(self.interrupts.ring if args.input else lambda: bus.request_stop("the reader of the output is gone"))
@@ -130,7 +131,7 @@ class Run:
             bus.observe(self._see)
         self.journal: Journal | None = None
         self.feed = Feed(
-            bus, self.interrupts, args.subject, lasts=self.store is not None,
+            bus, self.interrupts, args.subject, lasts=self.transport.path is not None,
             tell=self.lines.print if args.outcomes else None, says=self._say,
         )  # fmt: skip
 
@@ -141,8 +142,7 @@ class Run:
                 f"the transport of {shown(args.target)} keeps dead letters itself; leave out --dead, and use "
                 f"`pipebus dead list {shown(args.target)}`"
             )
-        if self.store is not None:
-            check_file(self.store, new=True)
+        inspected(self.bus, new=True)
         if args.dead is not None:
             self.journal = self.feed.journal = Journal(self.bus, Letters(args.dead), self._say)
         broken: BadInput | None = None
@@ -197,8 +197,11 @@ class Run:
 
     def _tailing(self) -> AbstractContextManager[object]:
         pattern = self.args.tail
-        if self.store is not None and pattern is not None:  # without a subscription: it would stay in the file
-            return following(self.store, pattern, self.lines)
+        if pattern is not None:
+            checked(Pattern, pattern)
+            follower = self.transport.follow()
+            if follower is not None:  # without a subscription: it would stay in the store
+                return following(follower, pattern, self.lines)
         return tailing(self.bus, pattern, self.lines)
 
     def _until_stopped(self) -> None:
@@ -256,12 +259,12 @@ class Run:
 
     def _nothing_due(self) -> bool:
         """Whether the store has nothing to handle, now or within --timeout seconds, as the next attempt of a retry."""
-        engine, store = engine_of(self.bus), self.store
-        if store is None or not transport_quiet(engine):
-            return transport_quiet(engine)
+        engine = engine_of(self.bus)
+        if not transport_quiet(engine):
+            return False
         names = [one.name for one in self.bus.subscriptions if one.handled]
         # Once more, because what was due later may be due now.
-        return store.file.now() + self.args.timeout < next_due(store, names) and transport_quiet(engine)
+        return self.args.timeout < self.transport.next_due(names) and transport_quiet(engine)
 
     def _look(self, records: "Several") -> tuple[float | None, str]:
         """Return what is done: not what has been read, but what has been handled."""

@@ -12,7 +12,7 @@ from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli import log_to_stderr
 from pipebus.cli.arguments import add_allow
 from pipebus.cli.show import as_json, table
-from pipebus.cli.stores import check_file, file_of
+from pipebus.cli.stores import inspected
 from pipebus.cli.targets import open_bus
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import said
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _kept(bus: Bus) -> dict[str, Slot]:
     """Return the last slot of each schedule in the store."""
-    transport, store = engine_of(bus).transport, file_of(bus)
-    if not transport.capabilities.schedules or (store is not None and check_file(store, new=bool(engine_of(bus).schedules))):
+    transport = engine_of(bus).transport
+    if not transport.capabilities.schedules or inspected(bus, new=bool(engine_of(bus).schedules)):
         return {}
     return {slot.schedule: slot for slot in transport.schedules()}
 

@@ -7,7 +7,7 @@ from pipebus.bus.bus import engine_of
 from pipebus.cli import CommandError, log_to_stderr
 from pipebus.cli.arguments import add_allow
 from pipebus.cli.show import as_json, printable, table
-from pipebus.cli.stores import check_file, file_of
+from pipebus.cli.stores import inspected
 from pipebus.cli.targets import open_bus, shown
 from pipebus.transports.base import Kept
 
@@ -42,11 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     bus = open_bus(args.target, args.allow, url=True)
-    transport, store = engine_of(bus).transport, file_of(bus)
+    transport = engine_of(bus).transport
     if transport.local:
         raise CommandError(f"{shown(args.target)}: a bus in memory keeps no subscriptions; they end with their program")
-    if store is not None:
-        check_file(store)
+    inspected(bus)
     found = {one.name: one for one in transport.kept()}
     if not args.names and args.action != "list":
         raise CommandError(f"{args.action} which subscriptions? Give their names; `pipebus subscriptions list` shows them")

@@ -4,7 +4,6 @@ import argparse
 import logging
 import sys
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
 
 from pipebus.bus import signals
 from pipebus.bus.bus import engine_of
@@ -13,13 +12,11 @@ from pipebus.cli.arguments import add_allow, add_target, checked, whole
 from pipebus.cli.interrupts import Interrupts
 from pipebus.cli.lines import Lines, stored_json, tailing
 from pipebus.cli.show import printable
-from pipebus.cli.stores import check_file, file_of, leave_alone
+from pipebus.cli.stores import inspected, leave_alone
 from pipebus.cli.summary import left_over
 from pipebus.cli.targets import open_bus, shown, starting
 from pipebus.message.patterns import Pattern
-
-if TYPE_CHECKING:
-    from pipebus.transports.sqlite.transport import SqliteTransport
+from pipebus.transports.base import Follower
 
 SUMMARY = "print messages as they come, as JSON Lines"
 EXAMPLE = """\
@@ -57,11 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     log_to_stderr(logging.ERROR)
     bus = open_bus(args.target, args.allow, url=True)
-    store = file_of(bus)
     if args.no_follow and not args.all:
         raise CommandError("--no-follow prints nothing without --all, since new messages are what it does not wait for")
-    if store is not None:
-        return _follow(store, args)
+    checked(Pattern, args.pattern)
+    inspected(bus)
+    follower = engine_of(bus).transport.follow(args.all)
+    if follower is not None:
+        return _follow(follower, args)
     if args.all:
         raise CommandError(
             f"--all is for a SQLite file, as in sqlite:///bus.db; from {shown(args.target)}, tail shows only new messages"
@@ -79,19 +78,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(store: "SqliteTransport", args: argparse.Namespace) -> int:
-    from pipebus.transports.sqlite.tail import Follower
-
-    checked(Pattern, args.pattern)
-    check_file(store)
+def _follow(follower: Follower, args: argparse.Namespace) -> int:
     printed = 0
     with Interrupts(lambda: None) as interrupts:
         lines = Lines(interrupts.ring, args.conversation)
-        follower = Follower(store.options.path, all=args.all)
         if not args.no_follow:
             _ready(args.pattern)
         pause = (lambda _: False) if args.no_follow else interrupts.pause
-        for message in stored_json(store, follower, args.pattern, pause):
+        for message in stored_json(follower, args.pattern, pause):
             printed += lines.print(message)
             if printed == args.count or lines.error is not None:
                 break

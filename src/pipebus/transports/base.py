@@ -11,6 +11,7 @@ must be written; the others have a default. `Capabilities` says what it promises
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
@@ -197,6 +198,23 @@ class Kept(NamedTuple):
     dead: int | None
 
 
+class Follower(Protocol):
+    """Messages of a store as any process keeps them, without being one of its subscriptions."""
+
+    def read(self, pattern: str, pause: Callable[[float], bool]) -> Iterator[Any]:
+        """
+        Messages whose subjects match, each with `seq`, `id`, `subject` and `data` (the codec's encoding), until `pause` returns
+        False; those that are kept by then are still read.
+
+        Args:
+            pause: Waits for a number of seconds. False: it is time to end.
+
+        Raises:
+            TransportError: the store failed.
+        """
+        ...
+
+
 class Transport(Protocol):
     """
     All methods may be called from any thread; on an event loop only `asend` and `settle`.
@@ -210,6 +228,10 @@ class Transport(Protocol):
     dead_letters: DeadLetters | None = None
     """The bus's `dead_letters`, if the capabilities include them; they can be read before the start."""
 
+    path: str | None = None
+    """The file in which it keeps messages; None: it keeps none, or elsewhere."""
+    kept_for: float | None = None
+    """Seconds for which it keeps a message that no subscription waits for; None: nothing says so."""
     locks: Locks | None = None
     """Locks that a call shares with the threads that deliver messages, so that a signal handler can be refused; see `Locks`."""
 
@@ -330,6 +352,41 @@ class Transport(Protocol):
             TransportError: it cannot be read, or not be written; or there is such a file.
         """
         raise UnsupportedCapability(f"{type(self).__name__} keeps nothing in a file that could be copied")
+
+    def inspect(self, new: bool = False) -> bool:
+        """
+        Check a store before it is opened, and make nothing.
+
+        Args:
+            new: It may be missing yet.
+
+        Returns:
+            The start will make it.
+
+        Raises:
+            TransportError: it is missing, or cannot be used.
+        """
+        return False
+
+    def in_use(self) -> bool:
+        """False: no living process uses the store. The transport may be stopped."""
+        return True
+
+    def next_due(self, names: list[str]) -> float:
+        """Seconds until a delayed message of these subscriptions is due; infinity: there is none, or it cannot be looked up."""
+        return math.inf
+
+    def follow(self, all: bool = False) -> Follower | None:
+        """
+        Follow the messages of the store. None: only a subscription can.
+
+        Args:
+            all: Begin with the oldest message that is kept, not with the next one.
+
+        Raises:
+            TransportError: it cannot be read.
+        """
+        return None
 
     def examine(self) -> Iterator[Finding]:
         """What `pipebus doctor` reports about the store. Nothing is made or changed, and the transport is not started."""

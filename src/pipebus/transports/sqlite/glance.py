@@ -66,6 +66,16 @@ def look_into(path: str, *, older: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def inspect(path: str, new: bool) -> bool:
+    """`Transport.inspect`."""
+    if new and not os.path.isdir(os.path.dirname(path)):
+        raise TransportError(f"{path}: there is no folder {os.path.dirname(path)}; make it, or correct the path")
+    if new and (not os.path.exists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0)):
+        return True
+    look_into(path, older=True).close()
+    return False
+
+
 def refusal(found: connections.Kind, path: str, older: bool) -> str | None:
     """Why a file cannot be read as a bus; or None."""
     if found.application == 0:

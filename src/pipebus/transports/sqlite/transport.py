@@ -31,6 +31,7 @@ from pipebus.transports.sqlite.file import OpenFile
 from pipebus.transports.sqlite.keeper import Keeper
 from pipebus.transports.sqlite.letters import StoredLetters
 from pipebus.transports.sqlite.options import Options
+from pipebus.transports.sqlite.tail import Follower
 
 LARGEST: Final = 64 * 2**20
 """Bytes of one message. SQLite would take more, but larger data belong in a file of their own, with its name in the message."""
@@ -72,6 +73,9 @@ class SqliteTransport(Transport):
         self._settled = threading.local()  # what each thread has settled last
         self._keeper: Keeper | None = None
         self._last: Keeper | None = None  # while it stops, what it has delivered may still be settled
+
+        self.path = options.path
+        self.kept_for = max(options.retention, options.window)
 
     @classmethod
     def from_url(cls, url: str) -> SqliteTransport:
@@ -257,6 +261,20 @@ class SqliteTransport(Transport):
 
     def backup(self, copy: str) -> int:
         return backup.backup(self.options.path, copy)
+
+    def inspect(self, new: bool = False) -> bool:
+        return glance.inspect(self.options.path, new)
+
+    def in_use(self) -> bool:
+        return any(one.lives for one in self.file.read(glance.owners))
+
+    def next_due(self, names: list[str]) -> float:
+        return self.file.read(lambda connection: subscriptions.next_due(connection, names)) - self.file.now()
+
+    def follow(self, all: bool = False) -> Follower:
+        if not os.path.exists(self.options.path):
+            self.file.write(lambda store: None)
+        return Follower(self.options.path, all=all)
 
     def examine(self) -> Iterator[Finding]:
         return health.examine(self.options)
