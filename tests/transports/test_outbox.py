@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -628,3 +629,33 @@ def test_the_log_is_not_moved_while_the_application_writes(shop: Shop, monkeypat
         assert shop.kept() == [1, 2]
         writer.checkpoint()
         assert writer.file.place.written
+
+
+def test_commits_of_the_application_do_not_look_like_a_log_that_was_cut(tmp_path: Path) -> None:
+    """It writes without the bus's lock, so the log and its index change while the bus compares them."""
+    path = tmp_path / "bus.db"
+    found: list[Any] = []
+    done = threading.Event()
+    switch = sys.getswitchinterval()
+    with Bus(f"sqlite:///{path}?durability=process") as bus, closing(sqlite3.connect(path, isolation_level=None)) as database:
+        place = engine_of(bus).transport.file.place
+        database.execute("PRAGMA wal_autocheckpoint = 0")
+        database.execute("CREATE TABLE page (text)")
+
+        def look() -> None:
+            while not done.is_set():
+                found.append(place.changed())
+
+        threads = [threading.Thread(target=look) for _ in range(3)]
+        sys.setswitchinterval(1e-5)
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in range(2000):
+                database.execute("INSERT INTO page VALUES (?)", ("x" * 5000,))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+            sys.setswitchinterval(switch)
+    assert set(found) == {None}

@@ -146,7 +146,7 @@ class Place:
                 return Change("content", text)
         elif mark != known[0] and not _active(mark):
             self._known = (mark, *known[1:])
-        if log.st_size < self._log_size and self._too_short(log.st_size):
+        if log.st_size < self._log_size and self._cut():
             return Change("content", f"lost the end of its log {self.log}, which was cut while it was in use")
         self._log_size = log.st_size
         return None
@@ -175,11 +175,16 @@ class Place:
             return f"was cut from {known[1]:,} to {found.st_size:,} bytes while it was in use"
         return "was overwritten while it was in use"
 
-    def _too_short(self, size: int) -> bool:
-        """The log is shorter than the index says, not just started over."""
-        index = self._look()
+    def _cut(self) -> bool:
+        """
+        The log is shorter than the index says, not just started over. Others may write meanwhile, who need not have the bus's
+        lock. A frame is in the log before the index counts it, so the index is looked at first; if it is another one after
+        that, look later.
+        """
+        index, found = self._look(), stat(self.log)
         page = 65536 if index.page == 1 else index.page
-        return index.frames > index.backfilled and size < 32 + index.frames * (page + 24)
+        short = found is None or found.st_size < 32 + index.frames * (page + 24)
+        return index.frames > index.backfilled and short and self._look() == index
 
     def _mark(self) -> tuple[int, ...]:
         return MARK.unpack(os.pread(self._shared, MARK.size, 32).ljust(MARK.size, b"\0"))
