@@ -12,6 +12,8 @@ import pytest
 from cli_helpers import Shop, assert_said_well
 
 from pipebus import Bus
+from pipebus.bus.bus import engine_of
+from pipebus.message.slot import Slot
 
 STORE = '[bus]\ntransport = "sqlite:///bus.db"\n'
 HOURLY = '[[every]]\ninterval = "1h"\nsubject = "headlines.fetch"\nname = "headlines"\n'
@@ -84,3 +86,22 @@ def test_what_cannot_be_listed_is_one_line(shop: Shop, target: str, text: str) -
     """Nothing is made."""
     assert_said_well(shop.run("schedules", target), 2, text)
     assert not (shop.folder / "none.db").exists()
+
+
+def test_a_schedule_is_forgotten_after_a_clock_was_far_ahead(shop: Shop) -> None:
+    """Until then `next` is behind the last slot, and no process publishes anything."""
+    with Bus(f"sqlite:///{shop.folder}/bus.db") as bus:
+        engine_of(bus).transport.skip_slot(Slot("headlines", time.time() // HOUR * HOUR + 1000 * HOUR, "every 3600 s"))
+    [found] = [one for one in listed(shop, "bus.toml") if one["schedule"] == "headlines"]
+    assert found["next"] == found["last"] + HOUR
+
+    for target in ("bus.toml", "sqlite:///bus.db"):
+        refused = shop.run("schedules", target, "--forget", "nobody")
+        assert refused.returncode == 2
+        assert 'keeps no schedule "nobody"; there are headlines, old-name' in refused.stderr
+    done = shop.run("schedules", "sqlite:///bus.db", "--forget", "headlines")
+    assert (done.returncode, done.stdout) == (0, "forgot headlines: its next slot counts as its first\n")
+    with Bus(f"sqlite:///{shop.folder}/bus.db") as bus:
+        bus.every("1h", "headlines.fetch", name="headlines", now=True)
+        bus.drain()
+    assert {one["schedule"] for one in listed(shop, "sqlite:///bus.db")} == {"headlines", "old-name"}

@@ -370,6 +370,12 @@ def attached(shop: Shop) -> Any:
     return connection
 
 
+def attaching(shop: Shop) -> Any:
+    connection = shop.connect()
+    connection.execute("ATTACH ? AS app", (f"{shop.path}.other",))
+    return connection
+
+
 def read_only(shop: Shop) -> Any:
     return shop.connect(f"file:{shop.path}?mode=ro", uri=True)
 
@@ -428,6 +434,7 @@ class Engine:
             elsewhere, UnsupportedCapability, r"to .*shop\.db\.other, but the bus keeps .*shop\.db; connect", id="elsewhere"
         ),
         pytest.param(attached, UnsupportedCapability, "attached as bus, and a power cut may keep half", id="attached"),
+        pytest.param(attaching, UnsupportedCapability, "has attached app: a kill may keep half", id="attaching"),
         pytest.param(lambda shop: shop.connect(":memory:"), UnsupportedCapability, "to a database in memory", id="memory"),
         pytest.param(
             lambda shop: Engine(), MessageError, r"within=Engine\(…\), of test_outbox: it is a connection", id="nothing"
@@ -659,3 +666,27 @@ def test_commits_of_the_application_do_not_look_like_a_log_that_was_cut(tmp_path
                 thread.join()
             sys.setswitchinterval(switch)
     assert set(found) == {None}
+
+
+def test_a_publish_outside_of_an_open_transaction_waits_once(tmp_path: Path) -> None:
+    """However many jobs are in line with it: the error comes after `wait`, not after as many times that."""
+    path = tmp_path / "bus.db"
+    with Bus(f"sqlite:///{path}?wait=1s") as bus, closing(sqlite3.connect(path, isolation_level=None)) as database:
+        bus.subscribe("a", lambda message: None, name="s")
+        writer, waits = engine_of(bus).transport.file.writer, []
+        database.execute("BEGIN IMMEDIATE")
+        rounds = writer.rounds
+
+        def publish() -> None:
+            with pytest.raises(TransportError, match="end its transaction, or publish within it"):
+                bus.publish("a", "x")
+            waits.append(writer.rounds - rounds)
+
+        threads = [threading.Thread(target=publish) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        database.execute("ROLLBACK")
+    assert len(waits) == 4
+    assert max(waits) <= 3

@@ -18,7 +18,7 @@ from pipebus.bus.bus import engine_of
 from pipebus.errors import AlreadySettled, BusClosed, DeadLetterError, LifecycleError, ReceiveTimeout, TransportError
 from pipebus.filters import Dedupe, Redeliver
 from pipebus.transports.sql import owners, retention
-from pipebus.transports.sqlite import schema, writer
+from pipebus.transports.sqlite import boot, schema, writer
 from pipebus.transports.sqlite.options import Options
 from tables import table
 
@@ -898,3 +898,39 @@ def test_a_subscription_that_nobody_reads_leaves_its_messages_to_other_programs(
         maker.drain(WAIT)
         with place.bus() as other:
             assert other.subscribe("questions", name="person").receive(timeout=WAIT).body == 1
+
+
+# --- a lost lease --------------------------------------------------------------------------------------------------------
+
+
+def test_what_others_have_by_now_is_not_begun(place: Place) -> None:
+    """The lease ended while the handler was busy, and another process has what waits in the mailbox."""
+    began, go_on, got = threading.Event(), threading.Event(), []
+
+    def handle(message: Message) -> None:
+        got.append(message.body)
+        began.set()
+        assert go_on.wait(WAIT)
+
+    bus = place.bus()
+    bus.subscribe("a", handle, name="s", workers=1, mailbox=4)
+    with bus:
+        transport = engine_of(bus).transport
+        before = transport._keeper.owner
+        for number in range(4):
+            bus.publish("a", number)
+        assert began.wait(WAIT)
+        wait_until(lambda: len(place.rows("SELECT * FROM claimed")) > 1, "more than one claim")
+        with closing(sqlite3.connect(place.path)) as other:
+            other.execute("UPDATE claimed SET owner = 999, takings = takings + 1")
+            other.execute("INSERT INTO owner VALUES (999, ?, ?, ?, ?, 1e12, 2)", boot.me())
+            other.execute("DELETE FROM owner WHERE owner = ?", (before,))
+            other.commit()
+        held = len(place.rows("SELECT * FROM claimed WHERE owner = 999"))
+        bus.publish("b")  # the keeper looks into the file
+        wait_until(lambda: transport._keeper.owner != before, "a new lease")
+        go_on.set()
+        bus.subscribe("b", name="t")
+        wait_until(lambda: len(got) == 1 + 4 - held, "the messages that nobody else has")
+        wait_until(lambda: not transport._keeper.bindings.get("s").out, "nothing is out")
+        assert got == [0, *range(held, 4)]

@@ -223,6 +223,9 @@ class Engine:
 
     # --- what a delivery asks of the transport that brought it ---------------------------------------------------------
 
+    def holds(self, token: Any) -> bool:
+        return bool(self.transport.holds(token))
+
     def settle_remote(self, token: Any, verdict: Any, delay: float, why: str) -> None:
         self.transport.settle(token, verdict, delay, why)
         self.claims.alarm()

@@ -76,7 +76,7 @@ class Recipient(Mailbox):
     # --- one delivery --------------------------------------------------------------------------------------------------------
 
     def _taken(self, parcel: Parcel) -> bool:
-        """Count the attempt; False if the message is too old, or was taken too often, and is settled. Never raises."""
+        """Count the attempt; False if the message is too old, was taken too often, or is no longer ours. Never raises."""
         try:
             return self._begun(parcel)
         except BaseException as error:  # a clock that fails, a `ttl` that is not a number
@@ -85,6 +85,9 @@ class Recipient(Mailbox):
 
     def _begun(self, parcel: Parcel) -> bool:
         hub = self.plan.hub
+        if parcel.token is not None and not hub.holds(parcel.token):
+            verdicts.let_go(self, parcel)
+            return False
         parcel.attempt += 1
         now = hub.clock.now()
         parcel.first = parcel.first or now

@@ -59,6 +59,12 @@ def drop(sub: Any, item: Item, outcome: Dropped) -> None:
     discarded(sub, item, outcome.reason, outcome.by)
 
 
+def let_go(sub: Any, parcel: Parcel) -> None:
+    """End a message that others may have by now, since its lease is over: no handler begins with it."""
+    endings.end(sub, parcel, "forgotten")
+    _tell_transport(sub, parcel, "release")
+
+
 def put_back(sub: Any, parcel: Parcel, delay: float) -> None:
     """Return a message for another attempt after `delay` seconds; bury it if no attempt is left."""
     plan = sub.plan

@@ -17,7 +17,7 @@ class Receipt(msgspec.Struct, frozen=True):
     Truthy even when `mailboxes` is 0 (nobody listens). All publishes of one route may share one receipt.
 
     Args:
-        mailboxes: How many subscriptions get it.
+        mailboxes: How many subscriptions get it; of a duplicate: how many it would reach now.
         duplicate: A message with this id was accepted before, and this one is not kept.
         on_commit: It is part of a transaction, and exists if and only if that transaction commits.
     """

@@ -230,6 +230,10 @@ class Transport(Protocol):
         send = partial(self.send, strict=True) if strict else self.send
         return on_executor(lambda message: send(message, delay), message)
 
+    def holds(self, token: Any) -> bool:
+        """Asked before a handler begins. False: the lease of this delivery is over, so others may have it."""
+        return True
+
     def flush(self) -> None:
         """Return when everything that was settled before has been carried out, as durably as messages are stored."""
         return
@@ -351,6 +355,10 @@ class Transport(Protocol):
 
     def schedules(self) -> list[Slot]:
         """The last slot of each schedule in the store. The transport may be stopped."""
+        raise UnsupportedCapability(f"{type(self).__name__} keeps no schedules")
+
+    def forget_schedule(self, name: str) -> bool:
+        """Forget the last slot of a schedule, so that the next one counts as its first. False: there is none of this name."""
         raise UnsupportedCapability(f"{type(self).__name__} keeps no schedules")
 
     def transaction(self, token: Any) -> AbstractContextManager[Any]:

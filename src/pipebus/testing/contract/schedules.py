@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+from pipebus.bus.bus import engine_of
 from pipebus.clock import SystemClock
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
@@ -67,6 +68,13 @@ class TestSchedules:
         assert [life(2, missed="once"), life(2, missed="once"), life(2, now=True)] == [1, 0, 0]
         assert [life(4), life(4), life(6, now=True), life(6, missed="once")] == [0, 0, 1, 0]
         assert life(1, missed="once") == 0  # a clock that is late
+        with stage.open("contract") as bus:
+            transport = engine_of(bus).transport
+            [slot] = transport.schedules()
+            assert transport.forget_schedule(slot.schedule)
+            assert not transport.forget_schedule(slot.schedule)
+            assert transport.schedules() == []
+        assert life(1, now=True) == 1
 
     def test_what_one_bus_drops_is_dropped_for_all(self, stage: Stage) -> None:
         """A filter has decided about the slot, so no other bus publishes it."""

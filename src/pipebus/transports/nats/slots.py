@@ -57,6 +57,13 @@ class Slots:
             if error.get("err_code") not in CHANGED:
                 raise TransportError(f"slot {slot.id} cannot be recorded: {error.get('description')}")
 
+    async def forget(self, link: Link, name: str) -> bool:
+        """Forget a schedule. False: there is none of this name."""
+        found = await self.last(link, name)
+        if found is not None:
+            await link.api(f"STREAM.PURGE.{self._stream}", {"filter": self._place(name)})
+        return found is not None
+
     async def every(self, link: Link) -> list[Slot]:
         return sorted([slot async for slot in self._all(link)])
 

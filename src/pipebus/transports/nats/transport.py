@@ -317,6 +317,9 @@ class NatsTransport(Transport):
     def skip_slot(self, slot: Slot) -> None:
         self.look(lambda link: self.slots.record(link, slot))
 
+    def forget_schedule(self, name: str) -> bool:
+        return self.look(lambda link: self.slots.forget(link, name))
+
     def schedules(self) -> list[Slot]:
         return self.look(self.slots.every)
 

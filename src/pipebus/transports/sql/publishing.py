@@ -38,7 +38,8 @@ def publish(store: Store, outgoing: Sequence[Outgoing]) -> list[Receipt]:
         if strict and not reached:
             receipts.append(_RECEIPTS[0])
             continue
-        if id in known or (slot is not None and not slots.record(store, slot)):
+        over = slot is not None and not slots.record(store, slot)
+        if over or id in known:
             receipts.append(Receipt(reached, duplicate=True))
             continue
         if store.window > 0:

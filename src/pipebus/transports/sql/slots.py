@@ -14,6 +14,11 @@ def record(store: Store, slot: Slot) -> bool:
     return bool(store.execute(sql.RECORD_SLOT, slot).rowcount)
 
 
+def forget(store: Store, name: str) -> bool:
+    """Forget a schedule. False: there is none of this name."""
+    return bool(store.execute(sql.FORGET_SLOTS, (name,)).rowcount)
+
+
 def last(connection: sqlite3.Connection, name: str) -> float | None:
     row = connection.execute(sql.SLOT, (name,)).fetchone()
     return None if row is None else float(row[0])

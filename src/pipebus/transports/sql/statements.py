@@ -156,5 +156,6 @@ RECORD_SLOT: Final = (
     "INSERT INTO schedule VALUES (?, ?, ?) ON CONFLICT (name) "
     "DO UPDATE SET slot = excluded.slot, spec = excluded.spec WHERE excluded.slot > schedule.slot"
 )
+FORGET_SLOTS: Final = "DELETE FROM schedule WHERE name = ?"
 SLOT: Final = "SELECT slot FROM schedule WHERE name = ?"
 SLOTS: Final = "SELECT name, slot, spec FROM schedule ORDER BY name"

@@ -101,7 +101,8 @@ class Commits:
                 try:
                     return self._attempt(batch)
                 except Exception as error:
-                    if len(batch) == 1:
+                    busy = isinstance(error, sqlite3.Error) and connections.is_busy(error)
+                    if len(batch) == 1 or busy:  # one by one, each of them would wait for as long
                         return self._failed(batch, error)
                 again: list[Job] = []
                 for job in batch:
@@ -233,7 +234,8 @@ class Commits:
             return None
         return (
             f"{self.file.path} is full: {size:,} bytes are in use, and max_bytes is {most:,}; what waits in it is never "
-            "deleted, so let its subscriptions work, remove one that nobody serves, or raise max_bytes"
+            f"deleted, and all else is kept for {store.window:g} s (window), so let its subscriptions work, remove one that "
+            "nobody serves, or raise max_bytes"
         )
 
     # --- failing -----------------------------------------------------------------------------------------------------

@@ -16,12 +16,15 @@ from typing import Any, Final
 from pipebus.errors import PipebusError
 from pipebus.transports.base import Finding
 from pipebus.transports.sql import statements as sql
+from pipebus.transports.sql.store import PAUSED
 from pipebus.transports.sqlite import connections, glance, schema
 from pipebus.transports.sqlite.options import Options
 from pipebus.transports.sqlite.remedies import said
 
 LONG_LOG: Final = 64 * 2**20
 """Bytes of a long log."""
+FULL: Final = 0.9
+"""The part of max_bytes from which on a file is nearly full."""
 LARGE: Final = 100 * 2**20
 """Bytes of a file whose check takes long."""
 SHORT_LEASE: Final = 5.0
@@ -59,7 +62,7 @@ def examine(options: Options) -> Iterator[Finding]:
     for one in (path, f"{path}-wal", f"{path}-shm", f"{path}-lock"):
         if one == path or (os.path.exists(one) and not os.access(one, os.W_OK)):
             yield _rights("file", one, os.W_OK)
-    yield from _sizes(path)
+    yield from _sizes(path, options.max_bytes)
     try:
         yield from _contents(path)
     except (sqlite3.Error, PipebusError) as error:
@@ -100,8 +103,16 @@ def _settings(options: Options) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _sizes(path: str) -> Iterator[Finding]:
-    yield Finding("ok", "size", _bytes(os.stat(path).st_size))
+def _sizes(path: str, most: int | None) -> Iterator[Finding]:
+    size = os.stat(path).st_size
+    if most is not None and size >= most * FULL:
+        yield Finding(
+            "hint", "size",
+            f"{_bytes(size)}, and max_bytes is {_bytes(most)}: when that is in use, publishing is refused; look at the "
+            "subscriptions below, and at window and retention, or raise max_bytes",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", "size", _bytes(size))
     try:
         log = os.stat(f"{path}-wal").st_size
     except FileNotFoundError:
@@ -202,7 +213,8 @@ def _subscription(connection: sqlite3.Connection, sub: int, name: str, served: b
         return int(connection.execute(sql.COUNT.format(table=table), (sub,)).fetchone()[0])
 
     pending, out = count("ready") + count("parked") + count("later"), count("claimed")
-    text = f"{pending:,} pending, {out:,} in flight, {count('dead'):,} dead"
+    paused = connection.execute(sql.META, (f"{PAUSED}{sub}",)).fetchone() is not None
+    text = f"{'paused, ' if paused else ''}{pending:,} pending, {out:,} in flight, {count('dead'):,} dead"
     oldest = _oldest(connection, sub)
     if oldest is not None:
         text += f"; the oldest pending one is {_age(glance.moment(connection) - oldest)} old"

@@ -159,6 +159,14 @@ class Keeper:
 
         self.writer.leave([Job(end, False)])
 
+    def holds(self, claim: Claim) -> bool:
+        """
+        Nobody else can have this claim: its lease goes on, or its subscription is this process's alone. After a pause of the
+        process that is found out without looking into the file.
+        """
+        leased = claim.owner == self.owner and self.file.now() < self.renewed + self.lease
+        return leased or not claim.binding.binding.durable
+
     def ring(self) -> None:
         """Wake the keeper."""
         if self._bell.locked():

@@ -103,6 +103,11 @@ class Lent(Open):
                 + (f", which is attached as {bus[0]}, and a power cut may keep half of a commit to two files" if bus else "")
                 + "; connect to the bus's file, or publish after the commit"
             )
+        if attached := [name for name in files if name not in ("main", "temp")]:
+            raise UnsupportedCapability(
+                f"within a connection that has attached {', '.join(attached)}: a kill may keep half of a commit to two files; "
+                f"keep the application's tables in {path}, or detach it first"
+            )
         if sqlite3.sqlite_version_info < schema.FIXED:
             self._execute("PRAGMA wal_autocheckpoint = 0")
 

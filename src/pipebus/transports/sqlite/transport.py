@@ -249,6 +249,9 @@ class SqliteTransport(Transport):
         if self._last is not None:
             self._last.settled(token)
 
+    def holds(self, token: Any) -> bool:
+        return self._last is None or self._last.holds(token)
+
     def flush(self) -> None:
         """
         Raises:
@@ -319,6 +322,9 @@ class SqliteTransport(Transport):
 
     def skip_slot(self, slot: Slot) -> None:
         self.file.write(lambda store: slots.record(store, slot))
+
+    def forget_schedule(self, name: str) -> bool:
+        return self.file.write(lambda store: slots.forget(store, name))
 
     def schedules(self) -> list[Slot]:
         with closing(glance.look_into(self.options.path)) as connection:
