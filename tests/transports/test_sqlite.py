@@ -19,6 +19,7 @@ from pipebus.errors import AlreadySettled, BusClosed, DeadLetterError, Lifecycle
 from pipebus.filters import Dedupe, Redeliver
 from pipebus.transports.sql import owners, retention
 from pipebus.transports.sqlite import boot, schema, writer
+from pipebus.transports.sqlite.commits import Job
 from pipebus.transports.sqlite.options import Options
 from tables import table
 
@@ -934,3 +935,32 @@ def test_what_others_have_by_now_is_not_begun(place: Place) -> None:
         wait_until(lambda: len(got) == 1 + 4 - held, "the messages that nobody else has")
         wait_until(lambda: not transport._keeper.bindings.get("s").out, "nothing is out")
         assert got == [0, *range(held, 4)]
+
+
+def test_a_finaliser_may_leave_a_job_while_the_leader_looks_for_the_next_one(place: Place) -> None:
+    """It runs in the leader's thread, which has the lock of the line, and the line grows under its hands."""
+
+    class Watched(Job):
+        """What a leader looks at when it looks for its successor."""
+
+        @property
+        def gate(self) -> None:
+            if not found and engine_of(bus).transport.file.writer._lock._is_owned():
+                found.append(True)
+                engine_of(bus).transport.file.writer.leave([Job(lambda store: found.append("carried out"), False)])
+
+        @gate.setter
+        def gate(self, value: Any) -> None:
+            return None
+
+    found: list[Any] = []
+    bus = place.bus()
+    with bus:
+        writer = engine_of(bus).transport.file.writer
+
+        def lead(store: Any) -> None:
+            writer.leave([Watched(None, False)], ring=False)
+
+        writer.call(lead)
+        wait_until(lambda: "carried out" in found, "the job of the finaliser")
+        bus.publish("a")

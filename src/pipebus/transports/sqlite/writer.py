@@ -178,7 +178,8 @@ class Writer:
         with self._lock:
             self.rounds += 1
             self._line.extendleft(reversed(again))
-            successor = next((job for job in self._line if job.gate is not None and job.leads), None)
+            # A copy: a finaliser may run in this thread at any step, and let the line grow; see `leave`.
+            successor = next((job for job in tuple(self._line) if job.gate is not None and job.leads), None)
             if successor is None:
                 self._leading = False
                 rested = not self._line
