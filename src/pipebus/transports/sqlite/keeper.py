@@ -193,7 +193,7 @@ class Keeper:
 
     def until(self) -> float:
         """When a lease that begins now will end."""
-        return self.file.now() + self.file.options.lease
+        return self.file.now() + self.lease
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
@@ -202,8 +202,6 @@ class Keeper:
         pause = 0.0
         while not (self.stopping and self.writer.idle):
             try:
-                if not pause and self.writer.forsaken:
-                    self.writer.call(None, sync=False)  # a thread waits for this
                 busy = self._round()
                 pause = 0.0
             except Exception as error:
@@ -235,9 +233,9 @@ class Keeper:
         """Do what there is to do. True: there may be more at once."""
         now = time.monotonic()
         self.complain()
-        if not self.file.refresh() and self.writer.idle:
-            return False  # the file is gone, and the next job makes another
-        if not self.file.steady():
+        if not self.file.refresh():  # the file is gone, and the next job makes another
+            if self.writer.idle:
+                return False
             self.writer.call(None, sync=False)
         [version] = self.file.query(lambda connection: connection.execute("PRAGMA data_version").fetchone())
         if version != self._version:
@@ -248,9 +246,8 @@ class Keeper:
         tasks = self._duties(now)
         wanted = [] if self.stopping else self._wanted(now)
         if not tasks and not wanted:
-            if not self.writer.forsaken:
-                return False
-            self.writer.call(None, sync=False)
+            if self.writer.forsaken:
+                self.writer.call(None, sync=False)
             self._after()
             return False
         work = Round(self, tasks, wanted, looks=bool(tasks))
@@ -304,7 +301,7 @@ class Keeper:
         if self._due <= moment:
             duties.append(deliveries.wake)
             self._version = -1  # so that the next round asks when the next one is due
-        if moment - self.renewed >= self.file.options.lease / 3:
+        if moment - self.renewed >= self.lease / 3:
             duties.append(lambda store: None)  # every round renews the lease
         if now - self._ticked >= TICK:
             self._ticked = now
