@@ -234,6 +234,16 @@ def test_ctrl_c_ends_the_prompt_as_the_end_of_input_does() -> None:
     assert process.returncode == 0
 
 
+def killed_after(count: int, command: list[str], env: dict[str, str]) -> list[str]:
+    """The first lines of an example, which is killed then."""
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(count)]
+        process.kill()
+        process.stdout.read()
+    return lines
+
+
 @pytest.mark.thorough
 def test_the_durable_example_is_killed_and_loses_nothing(tmp_path: Path) -> None:
     """
@@ -244,11 +254,7 @@ def test_the_durable_example_is_killed_and_loses_nothing(tmp_path: Path) -> None
     env = ENV | {"PACE": "0.02"}
     placed = "[0-9]+ billed before, [0-9]+ waiting in the file, [0-9]+ new"
     for count in (3, 4):
-        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            lines = [process.stdout.readline() for _ in range(count)]
-            process.kill()
-            process.stdout.read()
+        lines = killed_after(count, command, env)
         assert all(re.fullmatch(rf"({placed}|billed [0-9]+( \(at last\))?)\n", line) for line in lines), lines
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
@@ -269,11 +275,7 @@ def test_the_outbox_example_is_killed_and_keeps_orders_and_messages_together(tmp
     file = tmp_path / "orders.db"
     command = [sys.executable, "-W", "error", str(OUTBOX), str(file)]
     for count in (2, 5):
-        with subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            lines = [process.stdout.readline() for _ in range(count)]
-            process.kill()
-            process.stdout.read()
+        lines = killed_after(count, command, ENV)
         assert all(re.fullmatch("order [0-9]*0: 402\n", line) for line in lines), lines
         with closing(sqlite3.connect(file)) as database:
             numbers = {

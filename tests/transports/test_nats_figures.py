@@ -84,6 +84,6 @@ def test_what_the_server_deletes_unread_is_dropped(stage: NatsStage, caplog: pyt
             await client.jetstream().purge_stream(stage.stream)
 
         with_client(stage.server, purge)
-        until(stage, lambda: "messages.deleted" in caplog.text, "it is told")
+        until(stage, lambda: "messages.deleted" in caplog.text, "the warning")
         found = figures(bus, "s")
     assert (found["accepted"], found["pending"], found["dropped"]) == (20, 0, {"deleted on the server": 19})

@@ -80,7 +80,7 @@ def position(store: Store, sub: int, claimed: bool = False) -> int:
     row = store.execute(sql.FILLING, (sub,)).fetchone()
     last = store.last() if row is None or row[0] is None else int(row[0])
     waiting = [store.execute(sql.OLDEST.format(table=table), (sub,)).fetchone()[0] for table in TABLES[:3] if claimed]
-    return min(last, *(seq - 1 for seq in waiting if seq is not None)) if any(waiting) else last
+    return int(min([last, *(seq - 1 for seq in waiting if seq is not None)]))
 
 
 def subscribe_again(

@@ -94,7 +94,8 @@ class OpenFile:
     def _start(self) -> None:
         boot.boot_id()  # raises on other systems, before any file is made
         self.path = os.path.realpath(self._named)
-        self._look()
+        if not os.path.exists(f"{self.path}-lock"):  # refuse another program's file before anything is created next to it
+            connections.look_at(self.path, self.options.wait)
         lock = WriteLock(self.path, self.options.wait)
         try:
             lock.open()
@@ -148,11 +149,6 @@ class OpenFile:
         """Called before any lock is taken: a fork may have copied it in a locked state."""
         if self._users and os.getpid() != self._pid:
             raise LifecycleError("this file was opened before a fork, in the parent; make a bus in the child")
-
-    def _look(self) -> None:
-        """Refuse another program's file before anything is created next to it. Where there is a lock file, `_connect` looks."""
-        if not os.path.exists(f"{self.path}-lock"):
-            connections.look_at(self.path, self.options.wait)
 
     def store_on(self, connection: sqlite3.Connection) -> Store:
         options = self.options
@@ -381,7 +377,6 @@ class OpenFile:
                     return query(self._reading)
                 if self._open:
                     raise TransportError(self._why)
-            self._look()
             with closing(glance.look_into(self.path)) as connection:
                 return query(connection)
         except sqlite3.Error as error:
