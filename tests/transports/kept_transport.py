@@ -230,6 +230,10 @@ class KeptTransport(Transport):
     def schedules(self) -> list[Slot]:
         return list(self.store.slots.values())
 
+    def forget_schedule(self, name: str) -> bool:
+        with self.store.changed:
+            return self.store.slots.pop(name, None) is not None
+
     # --- its thread ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
