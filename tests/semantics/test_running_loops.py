@@ -53,6 +53,7 @@ from pipebus import (
     transform,
 )
 from pipebus.events import Overflowed
+from pipebus.running.loops import SOON
 from pipebus.testing import FakeClock
 
 one_or_three = pytest.mark.parametrize("workers", [1, 3], ids=["one-worker", "three-workers"])
@@ -1541,8 +1542,8 @@ def test_s25_what_comes_after_the_loop_has_ended_is_kept_and_warned_of(caplog: p
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @one_or_three
 @pytest.mark.parametrize("again", ["astart", "start"])
-@pytest.mark.parametrize("cleanly", [True, False], ids=["asyncio.run", "closed-under-handlers"])
-def test_s32_a_started_bus_goes_on_with_the_next_start_if_its_loop_is_closed(cleanly: bool, again: str, workers: int) -> None:
+@pytest.mark.parametrize("end", ["asyncio.run", "asyncio.run-waits-for-a-thread", "closed-under-handlers"])
+def test_s32_a_started_bus_goes_on_with_the_next_start_if_its_loop_is_closed(end: str, again: str, workers: int) -> None:
     """What a handler had in hand, what waited and what came in between is handled, without a counted attempt."""
     attempts: Counter[int] = Counter()
     handled: list[tuple[int, asyncio.AbstractEventLoop]] = []
@@ -1564,6 +1565,8 @@ def test_s32_a_started_bus_goes_on_with_the_next_start_if_its_loop_is_closed(cle
         for body in range(5):
             bus.publish("s", body)
         await until(held)
+        if end == "asyncio.run-waits-for-a-thread":
+            asyncio.get_running_loop().run_in_executor(None, threading.Event().wait, 3 * SOON)
 
     def whole_life_of_a_loop() -> None:
         loop = asyncio.new_event_loop()
@@ -1577,7 +1580,7 @@ def test_s32_a_started_bus_goes_on_with_the_next_start_if_its_loop_is_closed(cle
         await bus.adrain(WAIT)
         return asyncio.get_running_loop()
 
-    InThread(lambda: asyncio.run(first()) if cleanly else whole_life_of_a_loop()).result()
+    InThread(whole_life_of_a_loop if end == "closed-under-handlers" else lambda: asyncio.run(first())).result()
     over[0] = True
     bus.publish("s", 5)
     if again == "astart":

@@ -40,7 +40,7 @@ EXPLORED: Final = "bytecode"  # threads change places here in simulations: `test
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
-SOON: Final = 0.1  # seconds; a loop that is being ended has closed by then
+SOON: Final = 0.1  # seconds; a loop that is being ended has closed by then, or says so
 
 
 def _sweep(ready: deque[Any]) -> None:
@@ -115,10 +115,14 @@ class Crew:
 
         Code that ends the loop waits for the tasks that exist, so none may be made at once. If the loop still runs in a moment,
         only that worker was meant, and its delivery counts as an attempt: a handler that is always cancelled must not run
-        forever.
+        forever. `asyncio.run` shuts down the loop's generators after it has cancelled all tasks, and then waits for the threads
+        of `to_thread`, which may take longer than a moment.
         """
 
         def go_on() -> None:
+            if getattr(self.loop, "_asyncgens_shutdown_called", False):  # asyncio's own loops have it
+                self.soon(parcel)
+                return
             if parcel is not None:
                 parcel.attempt += 1
             self.spread()
