@@ -151,9 +151,10 @@ def output_of(command: str, folder: Path) -> str:
     else:
         tools = f'pipebus() {{ "{sys.executable}" -m pipebus "$@"; }}; python() {{ "{sys.executable}" "$@"; }}; '
         tools += f'pytest() {{ "{sys.executable}" -m pytest -p no:cacheprovider -p no:asyncio "$@"; }}; '
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for a python that another program starts
         done = subprocess.run(
             ["bash", "-c", tools + command], cwd=folder, capture_output=True, text=True, timeout=60, check=False,
-            env=cli_helpers.ENV | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{folder}"}, stdin=subprocess.DEVNULL,
+            env=cli_helpers.ENV | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{folder}", "PATH": path}, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     return done.stdout + done.stderr
 
