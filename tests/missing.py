@@ -13,6 +13,7 @@ from scale_helpers import thorough
 PACKAGES: Final = {
     "dev": (
         "cronsim",
+        "httpx2",
         "hypothesis",
         "importlinter",
         "jmespath",
@@ -20,8 +21,12 @@ PACKAGES: Final = {
         "mypy",
         "nats",
         "nkeys",
+        "opentelemetry.sdk",
+        "prometheus_client",
         "rich",
+        "starlette",
         "tomlkit",
+        "uvicorn",
         "xdist",
     ),
     "ci": (
@@ -35,13 +40,11 @@ PACKAGES: Final = {
         "faststream",
         "gevent",
         "hatchling",
-        "httpx2",
+        "playwright",
         "pyright",
         "pytest_asyncio",
         "pytest_cov",
         "sqlalchemy",
-        "starlette",
-        "uvicorn",
         "uvloop",
         "yaml",
     ),
@@ -59,8 +62,16 @@ def missing(why: str) -> NoReturn:
 
 def needs(module: str) -> None:
     """Skip or fail a test that needs a package that is not there."""
-    if find_spec(module) is None:
+    if not _there(module):
         missing(remedy(module))
+
+
+def _there(module: str) -> bool:
+    """A module of a namespace that several packages share cannot be looked for if none of them is installed."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def remedy(module: str) -> str:
@@ -73,6 +84,6 @@ def refuse_to_leave_packages_out() -> None:
     if not os.environ.get("CI"):
         return
     wanted = [*PACKAGES["dev"], *(PACKAGES["ci"] if thorough() else ())]
-    absent = [remedy(module) for module in wanted if find_spec(module) is None]
+    absent = [remedy(module) for module in wanted if not _there(module)]
     if absent:
         raise pytest.UsageError("\n".join(absent))
