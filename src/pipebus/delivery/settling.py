@@ -66,7 +66,7 @@ class Recipient(Mailbox):
     @property
     def quick(self) -> bool:
         """Whether a delivery only has to run the chain, so that the worker need not call `deliver`."""
-        return bool(self.plan.quick and not self.plan.hub.ledger.observed and not merges_context())
+        return bool(self.plan.quick and not self.plan.hub.ledger.follows and not merges_context())
 
     @property
     def everyone(self) -> tuple[Recipient, ...]:
@@ -91,8 +91,8 @@ class Recipient(Mailbox):
         parcel.attempt += 1
         now = hub.clock.now()
         parcel.first = parcel.first or now
-        if hub.ledger.observed:
-            hub.ledger.emit(events.Taken(parcel.message, self.name, parcel.attempt))
+        if hub.ledger.follows:
+            hub.ledger.taken(self.name, parcel)
         if parcel.attempt > self.plan.attempts:  # cancelled again and again, but not by the bus
             parcel.attempt -= 1
             verdicts.bury(
@@ -135,6 +135,8 @@ class Recipient(Mailbox):
         else:
             self.settle(parcel, outcome, delivery)
         finally:
+            if parcel.began:
+                self.plan.hub.ledger.ended(self.name, parcel)
             for variable, token in tokens:
                 variable.reset(token)
 
@@ -157,6 +159,8 @@ class Recipient(Mailbox):
         else:
             await self.asettle(parcel, outcome, delivery, worker=worker)
         finally:
+            if parcel.began:
+                self.plan.hub.ledger.ended(self.name, parcel)
             for variable, token in tokens:
                 variable.reset(token)
 

@@ -12,7 +12,7 @@ EXPLORED: Final = "bytecode"  # threads change places here in simulations: `test
 class Parcel:
     """A message with a history: returned, delayed, replayed, or brought by a transport that needs to hear how it ends."""
 
-    __slots__ = ("attempt", "delay", "due", "first", "lane", "message", "open", "replayed", "timer", "token")
+    __slots__ = ("attempt", "began", "delay", "due", "first", "lane", "message", "open", "replayed", "timer", "token")
 
     def __init__(self, message: Message[Any], attempt: int = 0, token: Any = None, delay: float = 0.0) -> None:
         self.message = message
@@ -24,6 +24,7 @@ class Parcel:
         self.timer: Any = None  # queues it then
         self.lane = False  # it holds the lane of its key
         self.replayed = False  # it was a dead letter
+        self.began = 0.0  # when its attempt began, on the sampler's clock, if it belongs to a sample
         self.open = False  # taken from a shared mailbox, and not settled
 
 

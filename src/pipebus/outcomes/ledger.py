@@ -8,7 +8,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pipebus import events
 from pipebus.errors import Rejected
@@ -25,6 +25,16 @@ REASONS: Final = 1000
 """The most reasons that are counted by name; further ones are counted as "(other)"."""
 
 
+class Sampler(Protocol):
+    """Notes some of the deliveries, for those who look at a running bus. Its methods must not raise."""
+
+    def began(self, subscription: str, message: Message[Any]) -> float:
+        """An attempt begins. Returns the time, for `ended`."""
+        ...
+
+    def ended(self, subscription: str, began: float) -> None: ...
+
+
 class Ledger:
     """
     One for each bus.
@@ -38,7 +48,10 @@ class Ledger:
     def __init__(self, name: str, interrupted: Callable[[BaseException], None], locks: Locks | None = None) -> None:
         self.name = name
         self.interrupted = interrupted
-        self.observed = False
+        self.observed = False  # somebody hears every event
+        self.follows = False  # deliveries are reported one by one: to observers, or to a sampler
+        self.sampler: Sampler | None = None
+        self._samples = False
         self._observers: list[Callable[[Any], object]] = []
         self._kinds: dict[
             tuple[str, str, str], tuple[int, str]
@@ -55,7 +68,25 @@ class Ledger:
 
     def observe(self, observer: Callable[[Any], object]) -> None:
         self._observers.append(observer)
-        self.observed = True
+        self.observed = self.follows = True
+
+    def sample(self, on: bool) -> None:
+        """Report the attempts that begin from now on to the sampler, or no longer. A worker notices within 32 messages."""
+        self._samples = on
+        self.follows = self.observed or on
+
+    def taken(self, subscription: str, parcel: Any) -> None:
+        """An attempt begins."""
+        if self.observed:
+            self.emit(events.Taken(parcel.message, subscription, parcel.attempt))
+        if self._samples and self.sampler is not None:
+            parcel.began = self.sampler.began(subscription, parcel.message)
+
+    def ended(self, subscription: str, parcel: Any) -> None:
+        """An attempt that belongs to a sample has ended, perhaps after the sample."""
+        began, parcel.began = parcel.began, 0.0
+        if self.sampler is not None:
+            self.sampler.ended(subscription, began)
 
     def emit(self, event: events.Event | None) -> None:
         """Notify the observers; an error of an observer is counted and logged, but not raised."""

@@ -213,6 +213,7 @@ class LoopWorker(asyncio.Task[None]):
                         return bool(mailbox.leave())
                     if not box and not mailbox.attention and mailbox.rest(box):  # no exception, where mail is sparse
                         return False
+                quick = owner.quick  # somebody may have begun or ceased to look
                 await self.breathe()  # handlers that never wait must not block the other tasks of the loop
                 if self.gone or crew.over:
                     return bool(mailbox.leave())

@@ -128,6 +128,7 @@ class Worker(threading.Thread):
                         return None
                     if not box and not mailbox.attention and mailbox.rest(box):  # no exception, where mail is sparse
                         return False
+                quick = mailbox.quick  # somebody may have begun or ceased to look
                 if ready:
                     now = self.pool.clock.monotonic()
                     if not end:

@@ -1,1 +1,1 @@
-"""What a running bus does, for those who watch it: traces, metrics and figures. It imports the bus; the bus never imports it."""
+"""What a running bus does, for those who watch it: traces, metrics and figures. It imports the bus, which never imports it."""
