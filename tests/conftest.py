@@ -25,6 +25,22 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[THOROUGH] = "yes"
     refuse_to_leave_packages_out()
     hear_signals()
+    share_the_rewriting(config)
+
+
+def share_the_rewriting(config: pytest.Config) -> None:
+    """
+    Let each worker begin to collect at another file.
+
+    Most of the collection is the rewriting of assertions. It is cached on disk, but workers that go through the files side by
+    side would each do all of it. The hook below puts the tests back in order.
+    """
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if worker is None or count is None or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    files = sorted(str(path) for path in (config.rootpath / "tests").rglob("test_*.py"))
+    begin = len(files) * int(worker.removeprefix("gw")) // int(count)
+    config.args = files[begin:] + files[:begin]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,6 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Of the tests that start a program each, the default run has the first of each module, and of large cross products some cases
     (sampling.py); the others are thorough. With `-m thorough`, hypothesis tries more examples.
     """
+    items.sort(key=lambda item: str(item.path))
     seen: set[str] = set()
     for item in items:
         if item.path.name in PROGRAMS and item.path.name in seen:
