@@ -494,6 +494,7 @@ WRONG: dict[str, str] = {
 
 
 @pytest.mark.parametrize("toml", WRONG.values(), ids=WRONG)
+@pytest.mark.few(20)
 def test_a_wrong_file_is_underlined(tmp_path: Path, toml: str) -> None:
     """The editor refuses what `from_config` refuses."""
     with pytest.raises(ConfigError):

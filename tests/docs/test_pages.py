@@ -132,7 +132,7 @@ SESSIONS = sorted({block.page for block in BLOCKS if block.info == "console"})
 
 
 @pytest.mark.parametrize("page", [marked(page, page) for page in SESSIONS])
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 def test_the_sessions_of_a_page_are_real(page: str, folder: Path, page_of: Any) -> None:
     """Each command prints what is shown; a session begins with the page's files, and with what those before it left."""
     for block in blocks(page):

@@ -83,7 +83,7 @@ def cleaned_up() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("animal", WRONG.values(), ids=WRONG)
-@pytest.mark.few(10)
+@pytest.mark.few(6)
 def test_s41_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> None:
     """Guarantee 41: the message names the law, says what was found, and what to do."""
     with pytest.raises(LawBroken) as caught:
@@ -109,7 +109,7 @@ def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
 
 
 @pytest.mark.parametrize("filter", RIGHT.values(), ids=RIGHT)
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 def test_no_law_complains_of_a_filter_that_is_right(filter: Any) -> None:
     """Locks, pools, threads, memories, counters, restored context variables and waits break no law."""
     assert set(check_filter(filter, examples=4)) >= ALWAYS
@@ -346,6 +346,7 @@ class Parcel:
 
 @pytest.mark.parametrize("kind", [Order, Parcel])
 @pytest.mark.parametrize("subject", [True, False], ids=["subject", "type"])
+@pytest.mark.few(1)
 def test_bodies_of_a_model_or_dataclass_are_objects(kind: Any, subject: bool) -> None:
     """A filter gets what a publisher sends under such a subject, and not the data of which it is made."""
     seen: list[Any] = []
@@ -361,7 +362,7 @@ def test_a_filter_inside_that_no_message_comes_to_was_not_tried() -> None:
 
 
 @pytest.mark.parametrize("messages", [None, Subject[Order]("orders"), [1, 2]], ids=["any", "model", "list"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_messages_have_the_same_ids_each_time(messages: Any) -> None:
     """So a filter that decides by the id of a message passes or fails in the same way each time."""
 

@@ -1869,6 +1869,7 @@ assert not structlog.is_configured()
 """
 
 
+@pytest.mark.thorough
 def test_threads_that_come_at_once_are_run_or_told():
     """Each thread gets a correct run or an error that says why, at any moment, and nothing is left behind."""
     done = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=300, check=False)

@@ -169,6 +169,7 @@ def test_a_failing_seed_replays_word_for_word() -> None:
         assert done.stdout.strip() == found.story.strip()
 
 
+@pytest.mark.thorough
 def test_the_story_is_short_and_ends_where_it_failed() -> None:
     """The story shows lines of the user's own code, who ran them, and the assertion."""
     found = failure(s.sells_twice, seeds=100)
@@ -180,6 +181,7 @@ def test_the_story_is_short_and_ends_where_it_failed() -> None:
     assert "is stopped" not in found.story
 
 
+@pytest.mark.thorough
 def test_a_failure_that_shows_messages_is_the_same_when_it_runs_again() -> None:
     """Ids come from the seed, so a failure whose text has some is shortened like any other, and has them the next time too."""
     found = failure(s.sells_whole_messages, seeds=100)

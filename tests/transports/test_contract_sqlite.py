@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlite_stage import SqliteStage
 
+from pipebus.testing import contract
 from pipebus.testing.contract import *  # noqa: F403
 
 
@@ -19,3 +20,8 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     stage = SqliteStage(tmp_path / "bus.db", f"?durability={durability}", many=1_000 if durability == "power" else 3_000)
     yield stage
     stage.wipe()
+
+
+@pytest.mark.thorough
+class TestProcesses(contract.TestProcesses):
+    """Three processes for each test."""

@@ -585,6 +585,7 @@ def test_the_bus_waits_for_a_long_transaction(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE"])
+@pytest.mark.few(1)
 def test_many_threads_publish_within_their_own_connections(shop: Shop, begin: str) -> None:
     """Alongside publishes of the bus. Nothing is lost or doubled, and messages are numbered in the order of their commits."""
     committed: list[str] = []
@@ -638,6 +639,7 @@ def test_the_log_is_not_moved_while_the_application_writes(shop: Shop, monkeypat
         assert writer.file.place.written
 
 
+@pytest.mark.thorough
 def test_commits_of_the_application_do_not_look_like_a_log_that_was_cut(tmp_path: Path) -> None:
     """It writes without the bus's lock, so the log and its index change while the bus compares them."""
     path = tmp_path / "bus.db"

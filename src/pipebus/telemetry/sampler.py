@@ -56,7 +56,7 @@ class Sampler:
     """The one sampler of a bus: `sampler_of`. Workers call `began` and `ended`, from any thread."""
 
     def __init__(self, bus: Bus) -> None:
-        self._ledger = engine_of(bus).ledger
+        self._report = engine_of(bus).ledger.sample
         self._lock = threading.Lock()  # held for a few lines, which run no code of the program
         self._left = 0
         self._noted = 0
@@ -71,7 +71,7 @@ class Sampler:
         with self._lock:
             self.sampled = self._noted > 0 and self._left <= 0
             self._left = SAMPLE
-        self._ledger.sample(True)
+        self._report(True)
 
     @property
     def seen(self) -> int:
@@ -105,7 +105,7 @@ class Sampler:
         """An attempt begins. Returns the time, for `ended`; 0: it does not belong to the sample."""
         with self._lock:
             if self._left <= 0:  # workers notice the end of a sample one by one
-                self._ledger.sample(False)
+                self._report(False)
                 return 0.0
             self._left -= 1
             self._noted += 1
