@@ -84,7 +84,9 @@ class TestRecords:
             "unrouted": 0,
             "unrouted_subjects": {},
             "subscriptions": {
-                "ok": {"accepted": 4, "acknowledged": 4, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0}
+                "ok": {
+                    "accepted": 4, "acknowledged": 4, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0, "oldest": None,
+                }
             },
             "dead_letters": 0,
             "interrupted": None,

@@ -164,6 +164,23 @@ def draining(sim: Simulation) -> None:
     no_time(sim)
 
 
+def looking(sim: Simulation) -> None:
+    """A thread looks at the figures while messages come and go: they add up at each look."""
+    with bus_of(sim) as bus:
+        subscription = bus.subscribe("s", lambda message: None)
+        publisher = Publisher(sim, bus, "a", 4)
+
+        def look() -> None:
+            for _ in range(4):
+                assert_conserved(subscription)
+
+        sim.spawn(look)
+        sim.join()
+        bus.drain(timeout=10)
+        assert_conserved(subscription, accepted=len(publisher.accepted))
+    no_time(sim)
+
+
 def pausing(sim: Simulation) -> None:
     """A subscription is paused and resumed while messages come: nothing is lost."""
     record = Record(sim)

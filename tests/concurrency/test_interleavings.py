@@ -51,6 +51,13 @@ def test_every_accepted_message_is_handled_once(scenario: Scenario, options: dic
 
 
 @some_seeds
+@each(case(s.looking))
+def test_the_figures_are_of_one_moment(scenario: Scenario, options: dict[str, Any], count: int) -> None:
+    """The law of conservation holds at every look, also while a worker takes and ends messages."""
+    explore(scenario, seeds(count), **options)
+
+
+@some_seeds
 @each(case(s.small_mailbox), case(s.impatient_publishers, HASTY))
 def test_who_waits_for_room_comes_in_or_is_told(scenario: Scenario, options: dict[str, Any], count: int) -> None:
     """A publisher that waits for room gets in as soon as there is room, and the bound holds."""

@@ -55,6 +55,10 @@ every_break = pytest.mark.parametrize(
             Mailbox.rest, "if box:  #", "if False:  #", s.two_publishers,
         ),
         planted(
+            "miscounted: the worker has gone on while the figures were read",
+            Mailbox.progress, "if taken == self.taken:", "if True:", s.looking, thorough=True,
+        ),
+        planted(
             "lost wake-up: a woken worker does not wake the next",
             Pool.awake, "if self.ready:", "if False:", s.together, thorough=True,
         ),

@@ -1090,7 +1090,8 @@ def test_s18_questions_are_counted_apart(sort: AskedSort, way: Any) -> None:
         stats = bus.stats()["subscriptions"]["asked"]
         assert stats == actor.subscription.stats()
         assert stats == {
-            "accepted": 2, "acknowledged": 2, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0, "questions": 6,
+            "accepted": 2, "acknowledged": 2, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0, "oldest": None,
+            "questions": 6,
         }  # fmt: skip
         assert [event.subscription for event in ear.of(Taken)] == ["asked"] * 2
         assert [(event.place, event.by) for event in ear.of(Discarded)] == [("publish", "asked")] * 3

@@ -405,6 +405,7 @@ def test_s27_two_buses_share_nothing() -> None:
             "dead": 0,
             "pending": 0,
             "in_flight": 0,
+            "oldest": None,
         }
         one.stop(timeout=WAIT)
         assert other.publish("s", 3) == Receipt(1)

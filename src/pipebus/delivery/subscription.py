@@ -84,6 +84,9 @@ class Subscription(Recipient, Generic[T]):
         """
         `accepted = acknowledged + dropped + dead + pending + in_flight`, at every quiet moment. A store that several processes
         share counts for all of them, and since the subscription began; what waits in a mailbox elsewhere is in flight.
+
+        `oldest`: seconds that the oldest pending message has waited, since its time; a delayed one counts when it is due. None:
+        none waits, or the engine cannot say: on NATS, it is known of what this program has fetched.
         """
         stored: dict[str, Any] | None = None if self.answers else self.plan.hub.figures(self.name)
         if stored is None:
@@ -91,6 +94,7 @@ class Subscription(Recipient, Generic[T]):
         here = min(self.waiting(), stored["in_flight"])
         stored["pending"] += here
         stored["in_flight"] -= here
+        stored["oldest"] = max((age for age in (endings.oldest(self), stored.get("oldest")) if age is not None), default=None)
         return stored
 
     def pause(self) -> None:

@@ -10,6 +10,7 @@ still running may have a filter actor in its chain. `end` ends them.
 from __future__ import annotations
 
 import contextvars
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from pipebus.errors import BusClosed
@@ -225,6 +226,10 @@ class AskedMailbox(SharedMailbox):
         self.items.extend(questions)
         self.questions = len(questions)
         return found
+
+    def heads(self) -> list[Item]:
+        found = [item for item in super().heads() if not is_question(item)]
+        return found or [*itertools.islice((item for item in self.items if not is_question(item)), 1)]
 
     def waiting(self) -> int:
         return super().waiting() - self.questions

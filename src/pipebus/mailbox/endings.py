@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipebus.mailbox.asked import AskedMailbox
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.offering import admit, refuses
-from pipebus.mailbox.parcel import Item, Parcel
+from pipebus.mailbox.parcel import Item, Parcel, message_of
 from pipebus.mailbox.rare import Rare, count_drop, own_rare, set_aside, tell_outcasts
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
@@ -100,24 +100,40 @@ def bury(mailbox: Mailbox, reason: str) -> None:
 
 def counts(mailbox: Mailbox) -> dict[str, Any]:
     """
-    The figures of the conservation law.
+    The figures of the conservation law, of one moment; and for how long the oldest pending message has waited.
 
     `accepted` is the messages taken plus those pending, because the quick way in counts nothing. A filter actor also reports
     the number of its questions.
     """
     with mailbox.lock:
         rare = mailbox.rare or Rare()
-        in_flight = mailbox.in_flight  # read before `pending`; otherwise a message taken in between would be counted twice
+        taken, acknowledged, in_flight = mailbox.progress()
         pending = mailbox.waiting()
         return {
-            "accepted": mailbox.taken - rare.returned - rare.replayed + pending + rare.entered,
-            "acknowledged": mailbox.acknowledged,
+            "accepted": taken - rare.returned - rare.replayed + pending + rare.entered,
+            "acknowledged": acknowledged,
             "dropped": dict(sorted(rare.dropped.items())),
             "dead": rare.dead,
             "pending": pending,
             "in_flight": in_flight,
+            "oldest": _oldest(mailbox),
             **({"questions": mailbox.asked} if isinstance(mailbox, AskedMailbox) else {}),
         }
+
+
+def oldest(mailbox: Mailbox) -> float | None:
+    """
+    For how many seconds the oldest pending message has waited, since its own time. None: none waits.
+
+    A message that is delayed counts when it is due. Only the first message of each queue is looked at.
+    """
+    with mailbox.lock:
+        return _oldest(mailbox)
+
+
+def _oldest(mailbox: Mailbox) -> float | None:
+    times = [message_of(item).time for item in mailbox.heads()]
+    return max(0.0, mailbox.plan.clock.now() - min(times)) if times else None
 
 
 def _call(mailbox: Mailbox, calls: int) -> None:

@@ -72,6 +72,10 @@ class Lanes:
         follower.lane = True
         return follower
 
+    def first(self) -> Item | None:
+        """The item that has waited longest; it stays."""
+        return self._by_key[self.keys[0]][0] if self.keys else None
+
     def oldest(self) -> Item | None:
         """Take out the item that has waited longest."""
         return self._by_key[self.keys.popleft()].popleft() if self.keys else None

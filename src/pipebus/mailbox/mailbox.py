@@ -71,7 +71,18 @@ from pipebus.mailbox.offering import (
     wait_for_room,
 )
 from pipebus.mailbox.parcel import Item
-from pipebus.mailbox.rare import GUARD, Rare, Rules, look_closer, open_gates, own_rare, set_aside, take_first, tell_outcasts
+from pipebus.mailbox.rare import (
+    GUARD,
+    Rare,
+    Rules,
+    first_in,
+    look_closer,
+    open_gates,
+    own_rare,
+    set_aside,
+    take_first,
+    tell_outcasts,
+)
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.waiting.locks import free
@@ -328,13 +339,26 @@ class Mailbox:
 
     # --- what the kinds differ in ------------------------------------------------------------------------------------------
 
+    def progress(self) -> tuple[int, int, int]:
+        """
+        Messages taken, acknowledged and in flight, of one moment. (With the lock.)
+
+        The worker counts without the lock, and takes messages while this reads. But if `taken` has not changed meanwhile, the
+        worker has at most ended the message that it had in hand. If no worker was in the mailbox, all that was taken had ended,
+        and none can end until the next one is taken; so whether one is there must be read before `acknowledged`.
+        """
+        working = self.plan.claims.working
+        while True:
+            taken, busy = self.taken, self in working
+            acknowledged = self.acknowledged
+            if taken == self.taken:
+                unsettled = taken - acknowledged - (self.rare.ended if self.rare is not None else 0)
+                return taken, acknowledged, min(1, max(0, unsettled)) if busy else 0
+
     @property
     def in_flight(self) -> int:
         """Deliveries that a handler or a reader has and has not settled."""
-        if self not in self.plan.claims.working:
-            return 0
-        # The worker may change the counters during this read, but it has at most one message in hand.
-        return min(1, max(0, self.taken - self.acknowledged - (self.rare.ended if self.rare is not None else 0)))
+        return self.progress()[2]
 
     def is_open(self, item: Item) -> bool:
         """Whether an item that was taken is still unsettled. Called by its worker."""
@@ -345,6 +369,11 @@ class Mailbox:
         box, rare = self.box, self.rare
         queued = len(box) if box.__class__ is deque else 0
         return queued + (len(rare.later) + len(rare.left or ()) if rare is not None else 0)
+
+    def heads(self) -> list[Item]:
+        """The first of each queue of pending messages, without those that are delayed. (With the lock.)"""
+        left = self.rare.left if self.rare is not None else None
+        return [item for pile in (left, self.box) if pile.__class__ is deque and (item := first_in(pile)) is not None]
 
     def count(self) -> int | None:
         """The number that the bound limits; None if the owner is between two steps. (With the lock.)"""

@@ -198,6 +198,14 @@ def open_gates(rare: Rare) -> None:
         wake(gate)
 
 
+def first_in(box: Any) -> Item | None:
+    """The first item, which stays; None if there is none, perhaps because the worker was faster."""
+    try:
+        return box[0]  # type: ignore[no-any-return]
+    except IndexError:
+        return None
+
+
 def take_first(box: deque[Item]) -> Item | None:
     """Take out the first item; None if there is none, perhaps because the worker was faster."""
     try:

@@ -191,9 +191,8 @@ class SharedMailbox(Mailbox):
         self.items.clear()
         return found
 
-    @property
-    def in_flight(self) -> int:
-        return self.flying
+    def progress(self) -> tuple[int, int, int]:
+        return self.taken, self.acknowledged, self.flying
 
     def is_open(self, item: Any) -> bool:
         return bool(item.open)
@@ -202,6 +201,10 @@ class SharedMailbox(Mailbox):
         rare = self.rare
         held = len(rare.later) + len(rare.left or ()) if rare is not None else 0
         return len(self.items) + len(self.lanes.keys) + held
+
+    def heads(self) -> list[Item]:
+        left = self.rare.left if self.rare is not None else None
+        return [item for item in (self.lanes.first(), *(pile[0] for pile in (left, self.items) if pile)) if item is not None]
 
     def count(self) -> int:
         return self.waiting() + self.flying + (self.rare.promised if self.rare is not None else 0)

@@ -88,6 +88,10 @@ ANYTHING: Final = (
 WAITED: Final = "SELECT seq FROM {table} WHERE sub = ? AND seq BETWEEN ? AND ?"
 NEXT_WAITING: Final = "SELECT min(sub) FROM {table} WHERE sub > ?"
 OLDEST: Final = "SELECT min(seq) FROM {table} WHERE sub = ?"
+OLDEST_READY: Final = (
+    "SELECT stored FROM message WHERE seq = min(coalesce((SELECT min(seq) FROM ready WHERE sub = ?), 9223372036854775807), "
+    "coalesce((SELECT min(seq) FROM parked WHERE sub = ?), 9223372036854775807))"
+)
 NUMBERS: Final = "SELECT seq FROM {table} WHERE sub = ?"
 COUNT: Final = "SELECT count(*) FROM {table} WHERE sub = ?"
 

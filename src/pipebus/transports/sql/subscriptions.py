@@ -165,7 +165,9 @@ def kept(connection: sqlite3.Connection) -> list[Kept]:
 
 
 def figures(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
-    """`Transport.figures`, for all processes; None: there is no such subscription."""
+    """
+    The figures of a subscription, for all processes, and `since`: see `oldest`. None: there is no such subscription.
+    """
     connection.execute("BEGIN")  # all figures are of one moment
     try:
         row = connection.execute(sql.FIGURES, (name,)).fetchone()
@@ -176,6 +178,7 @@ def figures(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
             connection.execute(sql.COUNT.format(table=table), (sub,)).fetchone()[0] for table in (*TABLES, "dead")
         )
         dropped = dict(connection.execute(sql.DROPPED, (sub,)))
+        since = oldest(connection, sub)
         coming = 0
         if filling is not None:
             matches = _matcher(json.loads(patterns))
@@ -189,7 +192,14 @@ def figures(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
         "dead": letters,
         "pending": ready + parked + later + coming,
         "in_flight": claimed,
+        "since": since,
     }
+
+
+def oldest(connection: sqlite3.Connection, sub: int) -> float | None:
+    """When the oldest message was stored that waits and is not delayed, in the store's time; None: there is none."""
+    row = connection.execute(sql.OLDEST_READY, (sub, sub)).fetchone()
+    return None if row is None else float(row[0])
 
 
 def next_due(connection: sqlite3.Connection, names: Sequence[str]) -> float:

@@ -11,11 +11,12 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, Final
+from typing import Final
 
 from pipebus.errors import PipebusError
 from pipebus.transports.base import Finding
 from pipebus.transports.sql import statements as sql
+from pipebus.transports.sql import subscriptions
 from pipebus.transports.sql.store import PAUSED
 from pipebus.transports.sqlite import connections, glance, schema
 from pipebus.transports.sqlite.options import Options
@@ -191,13 +192,13 @@ def _users(connection: sqlite3.Connection) -> Iterator[Finding]:
     connection.execute("BEGIN")  # all of it is of one moment
     served = glance.owners(connection)
     anybody = any(one.lives for one in served)
-    subscriptions = connection.execute(sql.DURABLE).fetchall()
-    for sub, name, _ in subscriptions:
+    durable = connection.execute(sql.DURABLE).fetchall()
+    for sub, name, _ in durable:
         yield _subscription(connection, sub, name, anybody)
     letters = connection.execute(sql.LETTERS_OF_PUBLISHES).fetchone()[0]
     if letters:
         yield Finding("ok", "publish", f"{letters:,} dead")
-    if not subscriptions:
+    if not durable:
         yield Finding(
             "hint", "subscriptions", "none: messages without a subscription are kept only for as long as retention says"
         )
@@ -215,24 +216,12 @@ def _subscription(connection: sqlite3.Connection, sub: int, name: str, served: b
     pending, out = count("ready") + count("parked") + count("later"), count("claimed")
     paused = connection.execute(sql.META, (f"{PAUSED}{sub}",)).fetchone() is not None
     text = f"{'paused, ' if paused else ''}{pending:,} pending, {out:,} in flight, {count('dead'):,} dead"
-    oldest = _oldest(connection, sub)
+    oldest = subscriptions.oldest(connection, sub)
     if oldest is not None:
         text += f"; the oldest pending one is {_age(glance.moment(connection) - oldest)} old"
     if pending + out and not served:
         return Finding("hint", f"subscription {name}", f"{text}; no living process serves the file: start one")
     return Finding("ok", f"subscription {name}", text)
-
-
-def _oldest(connection: sqlite3.Connection, sub: int) -> float | None:
-    """When its oldest pending message was stored."""
-    numbers = [
-        connection.execute(sql.OLDEST.format(table=table), (sub,)).fetchone()[0] for table in ("ready", "parked", "later")
-    ]
-    numbers = [seq for seq in numbers if seq is not None]
-    if not numbers:
-        return None
-    row: Any = connection.execute(sql.STORED, (min(numbers),)).fetchone()
-    return None if row is None else float(row[0])
 
 
 def _owner(one: glance.Served) -> Finding:

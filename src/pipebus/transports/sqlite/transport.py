@@ -356,4 +356,12 @@ class SqliteTransport(Transport):
         if self._keeper is not None and not self.file.writer.idle:
             with suppress(PipebusError):  # what cannot be settled now counts as in flight
                 self.file.call(None, sync=False)
-        return self.file.read(lambda connection: subscriptions.figures(connection, name))
+
+        def look(connection: sqlite3.Connection) -> dict[str, Any] | None:
+            found = subscriptions.figures(connection, name)
+            if found is not None:
+                since = found.pop("since")
+                found["oldest"] = None if since is None else max(0.0, glance.moment(connection) - since)
+            return found
+
+        return self.file.read(look)
