@@ -52,6 +52,7 @@ from pipebus.pipeline.forks import branch, otherwise, switch, when
 from pipebus.pipeline.pipeline import Pipeline
 from pipebus.pipeline.shapes import Around, Call, Filter, Pause, Transform, around, transform
 from pipebus.publishing.schedule import Schedule
+from pipebus.transports.health import Health
 
 
 def _files() -> ModuleType:
@@ -85,6 +86,7 @@ __all__ = [
     "Handled",
     "Handlers",
     "HeaderError",
+    "Health",
     "LifecycleError",
     "MailboxFull",
     "Message",

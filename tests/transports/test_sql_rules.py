@@ -420,8 +420,10 @@ def test_a_long_reader_is_named_and_the_log_is_bounded(tmp_path: Path) -> None:
         [held] = [one for one in logged if one["event"] == "store.log_held"][:1]
         assert held["readers"] == [reader.pid]
         assert held["bytes"] > connections.LOG
+        assert f"process {reader.pid} reads an old state" in "; ".join(bus.health().reasons)
         reader.communicate(b"end\n")
         wait_until(lambda: _accepts(bus), "room in the log")
+        wait_until(lambda: bus.health().reasons == (), "nobody holds it")
 
 
 READS = """

@@ -17,6 +17,7 @@ from pipebus.bus import explain, signals
 from pipebus.bus.engine import Engine
 from pipebus.bus.exits import is_success
 from pipebus.bus.handlers import Handlers
+from pipebus.bus.health import Watch
 from pipebus.bus.lifecycle import State
 from pipebus.bus.stopping import StopReport
 from pipebus.bus.typing import Addresses, Options, Publication, Question, Recurring, Register, Where
@@ -41,6 +42,7 @@ from pipebus.publishing.expected import expected
 from pipebus.publishing.options import check_options
 from pipebus.publishing.schedule import Schedule
 from pipebus.running.here import in_context
+from pipebus.transports.health import Health
 from pipebus.values import defaults
 from pipebus.values.defaults import Overflow
 from pipebus.values.quantities import Duration, limit
@@ -109,6 +111,7 @@ class Bus:
         self._sender, composer = engine.sender, engine.sender.composer
         self._address, self._compose = engine.address, composer.plain
         self._router, self._next_id, self._now, self._ledger = engine.router, composer.next_id, composer.now, engine.ledger
+        self._watch = Watch(engine)
         _buses.add(self)
         if (made := getattr(engine.clock, "made", None)) is not None:  # a test's clock, which keeps a list of its buses
             made(self)
@@ -742,6 +745,18 @@ class Bus:
         `accepted = acknowledged + dropped + dead + pending + in_flight` holds whenever the bus is at rest.
         """
         return self._engine.stats()
+
+    def health(self) -> Health:
+        """
+        Whether the bus is live, ready or degraded, and why. It waits for nothing and never raises; it takes about 0.1 ms, and
+        half a microsecond for each subscription. It may be called each second, from threads, loops and signal handlers.
+
+        It is live unless only a new process helps: its threads have died, its event loop has not answered for 30 s, or it was
+        made before a fork. A server that is away does not change that. It is ready when it is started and its transport takes
+        messages. It is degraded when a mailbox is full, all workers are busy while mailboxes wait, a subscription is paused, an
+        observer has failed in the last minute, or the transport reports something.
+        """
+        return self._watch.look()
 
     @property
     def subscriptions(self) -> list[Subscription]:

@@ -149,6 +149,11 @@ class Ledger:
         with suppress(Exception):  # a logger that fails must not affect the caller
             get_logger(bus=self.name).debug(event, **facts)
 
+    @property
+    def observer_errors(self) -> int:
+        """How many errors observers have raised so far; read without the lock."""
+        return self._totals["observer_errors"]
+
     # --- counting ------------------------------------------------------------------------------------------------------
 
     def _count(self, figure: str, by: str = "", reason: str = "") -> None:

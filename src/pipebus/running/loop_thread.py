@@ -37,6 +37,17 @@ class LoopThread:
         """Allow the loop again, because the bus starts."""
         self._ended = False
 
+    @property
+    def running(self) -> asyncio.AbstractEventLoop | None:
+        """The loop, if it has been needed since the bus started."""
+        return self._loop
+
+    @property
+    def died(self) -> bool:
+        """Whether its thread has ended though nobody has stopped it."""
+        thread = self._thread
+        return thread is not None and not thread.is_alive() and self._thread is thread
+
     def loop(self) -> asyncio.AbstractEventLoop:
         with free(self._lock):
             if self._ended:

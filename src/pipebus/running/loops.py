@@ -194,6 +194,12 @@ class LoopRunner:
         self.starts = starts or Starts(lambda event, **facts: None)
         self.starts.serves(self)
 
+    @property
+    def running(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that handlers run on, if one has run since the bus started."""
+        crew = self._crew
+        return None if crew is None else crew.loop
+
     def submit(self, mailbox: Any) -> None:
         """Put a mailbox on the ready list, and make sure that it gets a worker."""
         self.enlist(mailbox)

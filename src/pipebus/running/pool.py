@@ -217,6 +217,12 @@ class Pool:
         worker.gate.acquire()
         return True
 
+    @property
+    def died(self) -> list[Worker]:
+        """Workers whose threads have ended by an error. (One that ends otherwise leaves `workers` first.)"""
+        ended = [worker for worker in list(self.workers) if worker.ident is not None and not worker.is_alive()]
+        return [worker for worker in ended if worker in self.workers]
+
     def surplus(self) -> bool:
         """Whether there are more workers than slots, because one has come back from a wait."""
         return len(self.workers) - self.lent_out > self.size

@@ -101,6 +101,14 @@ class Timers:
         if error is not None:
             raise error
 
+    @property
+    def died(self) -> bool:
+        """Whether its thread has ended though nobody has stopped it."""
+        thread = self._thread.get("thread")
+        return (
+            thread is not None and thread.ident is not None and not thread.is_alive() and self._thread.get("thread") is thread
+        )
+
     def cancelled(self) -> None:
         """A call was cancelled; if there are many, wake the thread to remove them."""
         if next(self._cancelled) % BURIED == 0:

@@ -25,6 +25,7 @@ from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
 from pipebus.message.slot import Slot
 from pipebus.transports.capabilities import Capabilities
+from pipebus.transports.health import Health
 from pipebus.values import defaults
 from pipebus.waiting.elsewhere import on_executor
 from pipebus.waiting.locks import Locks
@@ -32,7 +33,7 @@ from pipebus.waiting.locks import Locks
 if TYPE_CHECKING:
     from pipebus.outcomes.dead_letters import DeadLetter, DeadLetters
 
-__all__ = ["Binding", "Capabilities", "Finding", "Follower", "Kept", "Surroundings", "Transport", "Verdict"]
+__all__ = ["Binding", "Capabilities", "Finding", "Follower", "Health", "Kept", "Surroundings", "Transport", "Verdict"]
 
 Verdict = Literal["acknowledge", "return", "release", "drop", "dead"]
 """What became of a delivery. "return": deliver it again, and count this attempt; "release": deliver it again, without that."""
@@ -239,7 +240,11 @@ class Transport(Protocol):
         return
 
     def figures(self, name: str) -> dict[str, Any] | None:
-        """Figures of a durable subscription for `stats`, counted for all processes; None: this transport does not count."""
+        """
+        Figures of a durable subscription for `stats`, counted for all processes; None: this transport does not count.
+
+        Among them may be `oldest`: seconds that the oldest message has waited which no process has, if that costs little.
+        """
         return None
 
     def announce(self, subscriptions: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
@@ -318,6 +323,13 @@ class Transport(Protocol):
             TransportError: it cannot be read.
         """
         return None
+
+    def health(self) -> Health:
+        """
+        How well it is, while the bus is started; for `Bus.health`. It is asked each second, so it returns what the transport
+        knows already, and waits for nothing: no lock, file or network. A server that is away is not `ready`, but `live`.
+        """
+        return Health()
 
     def examine(self) -> Iterator[Finding]:
         """What `pipebus doctor` reports about the store. Nothing is made or changed, and the transport is not started."""

@@ -16,6 +16,7 @@ from pipebus.pipeline.shapes import transform
 from pipebus.testing.contract.stage import Stage
 from pipebus.testing.contract.tools import Seen, figures, opened, running, serving, until
 from pipebus.testing.history.history import History
+from pipebus.transports.health import Health
 
 FATES = ("fine", "raise", "reject", "again", "always again", "spam", "expired")
 
@@ -96,6 +97,17 @@ class TestTelemetry:
             bus.dead_letters.discard(bus.dead_letters.list()[0].id)
             comes(6, 5, 0, 0, 0)
             assert figures(bus, "s")["dropped"] == {"discarded": 1}
+
+    def test_a_bus_at_rest_is_well(self, stage: Stage) -> None:
+        """A started bus is live, ready and not degraded; a stopped one is not ready. Nothing waits, so nothing is old."""
+        bus = opened(stage, Seen())
+        assert (bus.health().live, bus.health().ready) == (True, False)
+        with running(stage, bus):
+            bus.publish("a")
+            bus.drain(timeout=stage.patience)
+            until(stage, lambda: bus.health() == Health(), "it is well")
+            until(stage, lambda: figures(bus, "s")["oldest"] is None, "nothing waits")
+        assert (bus.health().live, bus.health().ready) == (True, False)
 
     def test_states_and_their_events(self, stage: Stage) -> None:
         """

@@ -13,6 +13,8 @@ from nats.aio.client import Client
 from pipebus.errors import PipebusError, TransportError
 from pipebus.foreign.objects import text_of
 from pipebus.transports.base import Binding
+from pipebus.transports.health import Health, away, dead
+from pipebus.transports.nats.asking import why
 from pipebus.transports.nats.listener import Listener
 from pipebus.transports.nats.puller import Puller
 from pipebus.transports.nats.sender import MOMENT
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 TICK: Final = 0.02
 """Seconds between two checks of what is due."""
+LATE: Final = 30.0
+"""Seconds without a check after which the loop counts as stuck."""
 MOMENTS: Final = 3
 """How often figures are read while messages come and go meanwhile."""
 
@@ -63,6 +67,22 @@ class Served:
         self._transport = transport
         self.bound: dict[str, Puller | Listener] = {}
         self.last: dict[str, dict[str, Any]] = {}  # the last known figures of subscriptions that are not served any more
+        self._came_round = 0.0  # when `run` has last looked at what is due
+
+    def begin(self) -> None:
+        """The bus starts."""
+        self.last, self._came_round = {}, time.monotonic()
+
+    def health(self) -> Health:
+        """`Transport.health`, while the bus runs. From any thread."""
+        link, late = self._transport.link, time.monotonic() - self._came_round
+        if not link.thread.is_alive():
+            return dead(f"the thread of the connection to {link.options} has died; start the program again")
+        if late > LATE:
+            return dead(f"the loop of the connection to {link.options} is stuck for {late:,.0f} s; start the program again")
+        if link.client is None:
+            return away(f"not connected to {link.options}: {why(link.error)}")
+        return Health()
 
     def _pullers(self) -> Iterator[Puller]:
         return (bound for bound in list(self.bound.values()) if isinstance(bound, Puller))
@@ -118,7 +138,7 @@ class Served:
         renewed = confirmed = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            now = time.monotonic()
+            now = self._came_round = time.monotonic()
             try:
                 transport.publisher.look()
                 renews = now - renewed >= transport.options.lease / 3

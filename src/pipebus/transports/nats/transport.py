@@ -47,7 +47,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
 from pipebus.message.slot import Slot, slot_of
-from pipebus.transports.base import Binding, Capabilities, Finding, Kept, Surroundings, Transport, Verdict
+from pipebus.transports.base import Binding, Capabilities, Finding, Health, Kept, Surroundings, Transport, Verdict
 from pipebus.transports.nats import health
 from pipebus.transports.nats.asking import ANSWER, _Refused
 from pipebus.transports.nats.claim import Claim
@@ -143,7 +143,7 @@ class NatsTransport(Transport):
         self.directory = Directory(self.link, self.options.stream, self.subjects.replays)
         self.letters.begin()
         self.open = 0
-        self.served.last = {}
+        self.served.begin()
         later = Later(self.publisher, self.streams, self.subjects)
         self.sender.begin(self.link, self.publisher, later, self.directory, surroundings.max_message_bytes)
         self.link.open()
@@ -350,6 +350,9 @@ class NatsTransport(Transport):
             f"messages are on the server, in the stream {self.options.stream}; its own `nats stream backup` copies it"
         )
 
+    def health(self) -> Health:
+        return self.served.health() if self._running else Health()
+
     def examine(self) -> Iterator[Finding]:
         try:
             yield from self.look(lambda link: health.examine(self, link))
@@ -382,8 +385,8 @@ class NatsTransport(Transport):
 
     def figures(self, name: str) -> dict[str, Any] | None:
         bound = self.served.bound.get(name)
-        if self._running and isinstance(bound, Puller):
-            with suppress(PipebusError):  # without a connection: what was known last, if anything was
+        if self._running and isinstance(bound, Puller) and self.link.client is not None:
+            with suppress(PipebusError):  # without an answer: what was known last, if anything was
                 self.link.run(self.served.figures(bound), 2 * ANSWER)
         found = self.served.last.get(name)
         return None if found is None else {**found, "dropped": dict(found["dropped"])}

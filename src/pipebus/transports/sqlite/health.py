@@ -21,11 +21,10 @@ from pipebus.transports.sql.store import PAUSED
 from pipebus.transports.sqlite import connections, glance, schema
 from pipebus.transports.sqlite.options import Options
 from pipebus.transports.sqlite.remedies import said
+from pipebus.transports.sqlite.signs import FULL
 
 LONG_LOG: Final = 64 * 2**20
 """Bytes of a long log."""
-FULL: Final = 0.9
-"""The part of max_bytes from which on a file is nearly full."""
 LARGE: Final = 100 * 2**20
 """Bytes of a file whose check takes long."""
 SHORT_LEASE: Final = 5.0

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from pipebus.errors import PipebusError
-from pipebus.transports.base import Surroundings
+from pipebus.transports.base import Health, Surroundings
 from pipebus.transports.sql import deliveries, owners, retention, subscriptions
 from pipebus.transports.sql.bound import Bindings, Bound
 from pipebus.transports.sql.records import Claim, Owner, Settlement
@@ -25,6 +25,7 @@ from pipebus.transports.sql.store import Store
 from pipebus.transports.sqlite import boot, connections
 from pipebus.transports.sqlite.commits import Job
 from pipebus.transports.sqlite.file import OpenFile
+from pipebus.transports.sqlite.signs import Signs
 
 QUICK: Final = 0.002
 SLOW: Final = 0.02
@@ -70,6 +71,7 @@ class Keeper:
         self._reported = self.commits.stale
         self._log = 0  # its size at the last checkpoint
         self._complained = 0  # say no more about the log before it has this size
+        self.signs = Signs(file.options.max_bytes)
         file.moved_in = self._move_in
         self._thread = threading.Thread(target=self._run, name="pipebus-sqlite", daemon=True)
 
@@ -195,6 +197,10 @@ class Keeper:
         """When a lease that begins now will end."""
         return self.file.now() + self.lease
 
+    def health(self) -> Health:
+        """`Transport.health`, from what the thread has found."""
+        return self.signs.health(self.file.path, self._thread.is_alive())
+
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -214,11 +220,12 @@ class Keeper:
                 if self.stopping and time.monotonic() - failing_since >= self.patience:
                     self._around.warn("store.not_settled", path=self.file.path, error=str(error))
                     return
+                self.signs.trouble = str(error)
                 if not pause:
                     self._around.warn("store.failed", path=self.file.path, error=str(error))
                 pause = min(max(pause * 2, 0.05), 1.0)
                 busy = False
-            now = time.monotonic()
+            now = self.signs.came_round = time.monotonic()
             if busy:
                 quiet_since = now
                 continue
@@ -233,7 +240,8 @@ class Keeper:
         """Do what there is to do. True: there may be more at once."""
         now = time.monotonic()
         self.complain()
-        if not self.file.refresh():  # the file is gone, and the next job makes another
+        self.signs.gone = not self.file.refresh()
+        if self.signs.gone:  # the next job makes another
             if self.writer.idle:
                 return False
             self.writer.call(None, sync=False)
@@ -256,6 +264,7 @@ class Keeper:
         except BaseException:
             work.undo()
             raise
+        self.signs.trouble = ""  # a sweep writes each second
         work.carry_out()
         for bound, claims, datas in work.claimed:
             self._hand_in(bound, claims, datas)
@@ -314,6 +323,10 @@ class Keeper:
     def _sweep(self, store: Store) -> None:
         swept, gave = retention.sweep(store), connections.give_back(store.connection)
         self._sweeps_on = swept or gave
+        if self.signs.most is not None:
+            self.signs.used = retention.size(store)
+        if self.signs.readers and (place := self.file.place) is not None:
+            self.signs.readers = place.behind()
 
     def _gone(self, moment: float, but: int) -> list[tuple[Owner, bool]]:
         """Owners (except one) whose lease has ended, or whose process has; and whether the process has certainly ended."""
@@ -348,6 +361,7 @@ class Keeper:
         size = self.file.log
         if self.commits.pages >= PAGES or size > max(self._log, connections.LOG):
             behind = self.commits.checkpoint()
+            self.signs.readers = behind if size > connections.LOG else set()
             if behind and size > max(self._complained, connections.LOG):
                 self._complained = 2 * size
                 self._around.warn("store.log_held", path=self.file.path, bytes=size, readers=sorted(behind))

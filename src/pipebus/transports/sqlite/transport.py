@@ -20,7 +20,7 @@ from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
 from pipebus.message.patterns import Pattern
 from pipebus.message.slot import Slot, slot_of
-from pipebus.transports.base import Binding, Capabilities, Finding, Kept, Surroundings, Transport, Verdict
+from pipebus.transports.base import Binding, Capabilities, Finding, Health, Kept, Surroundings, Transport, Verdict
 from pipebus.transports.sql import retention, slots, subscriptions
 from pipebus.transports.sql.bound import Bound
 from pipebus.transports.sql.records import Outgoing, Settlement
@@ -278,6 +278,10 @@ class SqliteTransport(Transport):
         if not os.path.exists(self.options.path):
             self.file.write(lambda store: None)
         return Follower(self.options.path, all=all)
+
+    def health(self) -> Health:
+        keeper = self._keeper
+        return Health() if keeper is None else keeper.health()
 
     def examine(self) -> Iterator[Finding]:
         return health.examine(self.options)
