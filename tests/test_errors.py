@@ -481,6 +481,7 @@ PROMISED = [
     "Handled",
     "Handlers",
     "HeaderError",
+    "Health",
     "LifecycleError",
     "MailboxFull",
     "Message",

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDS = {
     "jmespath": ("config", "from pipebus.values.expressions import Expression; Expression('body')"),
     "tomlkit": ("config", "from pipebus import Bus; Bus().export_config()"),
+    "prometheus_client": ("prometheus", "from pipebus.telemetry.prometheus import Collector"),
     "nats": ("nats", "from pipebus import Bus; Bus('nats://localhost')"),
     "hypothesis": ("testing", "from pipebus.testing import check_filter; from pipebus.filters import Log; check_filter(Log)"),
 }

@@ -64,7 +64,7 @@ def test_what_a_pause_or_a_stop_leaves_goes_on_ageing(workers: int) -> None:
 
 
 def test_what_is_delayed_counts_when_it_is_due() -> None:
-    """A message for tomorrow is no sign of a slow handler."""
+    """A message for tomorrow does not mean that a handler is slow."""
     clock = FakeClock()
     with running(Bus(clock=clock)) as bus:
         reader = bus.subscribe("s")

@@ -13,6 +13,7 @@ import pytest
 
 from flow_helpers import WAIT, Hold, fine, wait_until
 from pipebus import Bus, Health
+from pipebus.telemetry.prometheus import metrics_text
 
 WELL = Health()
 
@@ -144,6 +145,8 @@ def test_a_server_that_is_away_is_not_ready_but_live(own: NatsServer, how: signa
         assert time.monotonic() - began < 2.0  # nobody waits for a server that is away
         assert {**away, "oldest": 0.0} == {**before, "oldest": 0.0}
         assert away["oldest"] >= before["oldest"]
+        assert 'pipebus_ready{bus="contract"} 0.0' in metrics_text(bus)
+        assert time.monotonic() - began < 4.0
         own.start()
         until(stage, lambda: bus.health() == WELL, "it is connected again")
         hold.open()

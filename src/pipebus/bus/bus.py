@@ -742,7 +742,8 @@ class Bus:
         The figures of the bus, JSON-safe.
 
         Each of the `published` messages was accepted, dropped or rejected, or ended in an error. For each subscription,
-        `accepted = acknowledged + dropped + dead + pending + in_flight` holds whenever the bus is at rest.
+        `accepted = acknowledged + dropped + dead + pending + in_flight` holds whenever the bus is at rest, and `oldest`
+        is the number of seconds for which the oldest pending message has waited.
         """
         return self._engine.stats()
 

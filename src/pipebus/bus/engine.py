@@ -87,6 +87,7 @@ class Engine:
         self.locks = Locks()
         self.clock: Clock = clock or SYSTEM
         self.codec: Codec = JsonCodec()
+        self.collector: Any = None  # what `telemetry.prometheus` keeps with the bus
         url = plain_text(url)
         self.transport = open_transport(url) if isinstance(url, str) else url
         self.url: str = getattr(self.transport, "url", url)  # without secrets, if it has some

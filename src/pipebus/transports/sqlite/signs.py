@@ -1,4 +1,4 @@
-"""What the keeper has found lately, for those who ask how well the file is and must not wait for an answer."""
+"""What the keeper has found lately, so that `health` knows it without waiting for an answer."""
 
 from __future__ import annotations
 
