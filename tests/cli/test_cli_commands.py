@@ -52,7 +52,7 @@ STARTS = """
 """
 CANNOT_START = '[[pipelines]]\nfilters = [{ use = "python", target = "starts:Starts" }]\n'
 COMMANDS = (
-    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions", "schedules",
+    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "top", "dead", "subscriptions", "schedules",
     "backup", "schema", "filters", "doctor", "demo",
 )  # fmt: skip
 FILTERS = [
@@ -104,7 +104,7 @@ class TestEveryCommand:
     def test_an_unknown_option_is_exit_code_2(self) -> None:
         """The error names the option and shows how the command is used."""
         needed = {"check": ["x"], "explain": ["x", "a"], "graph": ["x"], "diff": ["x", "y"], "publish": ["x", "a"],
-                  "tail": ["x"], "dead": ["list", "x"], "run": ["x"], "trace": ["x", "a"],
+                  "tail": ["x"], "top": ["x"], "dead": ["list", "x"], "run": ["x"], "trace": ["x", "a"],
                   "subscriptions": ["list", "x"], "schedules": ["x"], "backup": ["x", "y"]}  # fmt: skip
         for done in many(*([command, *needed.get(command, []), "--frmat"] for command in COMMANDS)):
             assert_said_well(done, 2, "usage: pipebus", "--frmat", lines=12)

@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 from pipebus.errors import ConfigError, PipebusError, PipelineError, SubjectError, SubscriptionError, UnsupportedCapability
 
 COMMANDS = (
-    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "dead", "subscriptions",
+    "run", "check", "test", "explain", "trace", "graph", "diff", "publish", "tail", "top", "dead", "subscriptions",
     "schedules", "backup", "schema", "filters", "doctor", "demo",
 )  # fmt: skip
 

@@ -92,9 +92,16 @@ class Interrupts:
 
     def pause(self, seconds: float) -> bool:
         """Wait so many seconds; return False at once if a signal comes or has come."""
-        if not self.asked and select.select([self._ear.fileno()], [], [], seconds)[0]:
-            self._ear.recv(1024)
+        self.ready(None, seconds)
         return not self.asked
+
+    def ready(self, descriptor: int | None, seconds: float) -> bool:
+        """Wait up to so many seconds until something can be read. False: nothing can yet, or a signal that is handled came."""
+        watched = [self._ear.fileno(), *([] if descriptor is None else [descriptor])]
+        found = [] if self.asked else select.select(watched, [], [], max(0.0, seconds))[0]
+        if self._ear.fileno() in found:
+            self._ear.recv(1024)
+        return descriptor in found
 
     def opening(self, call: Callable[[], Any]) -> Any:
         """Return what a call returns. A signal interrupts it with an exception, because a named pipe waits for a writer."""
