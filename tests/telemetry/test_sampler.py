@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from loop_helpers import Way, every_way_to_run
 from pipebus import Bus, Message
 from pipebus.bus.bus import engine_of
 from pipebus.events import Taken
-from pipebus.telemetry.sampler import RECENT, SAMPLE, Sampler, sampler_of
+from pipebus.telemetry.sampler import RECENT, REST, ROOM, SAMPLE, Sampler, sampler_of
+from pipebus.testing import Harness
 
 
 @pytest.fixture
@@ -138,6 +140,51 @@ def test_it_remembers_a_bounded_number_of_messages_and_subscriptions(bus: Bus) -
     assert [seen.message.body for seen in sampler.recent()] == list(range(5, RECENT + 5))
     assert sampler.handling("actor-4") is None
     assert sampler.handling("actor-5") is not None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x" * 1_000_000,
+        b"x" * 1_000_000,
+        ["x" * 1_000] * 1_000,
+        {"a": {str(n): "x" * 100 for n in range(10_000)}},
+        SimpleNamespace(text="x" * 1_000_000),
+    ],
+    ids=["text", "bytes", "list", "mapping", "object"],
+)
+def test_large_bodies_leave_soon(bus: Bus, body: Any) -> None:
+    """What is kept is bounded by bytes too: a page that was open once must not hold gigabytes."""
+    sampler = sampler_of(bus)
+    bus.subscribe("large", lambda message: None)
+    sampler.look()
+    for _ in range(30):
+        bus.publish("large", body)
+    bus.drain(WAIT)
+
+    assert sampler.seen == 30
+    assert 5 <= len(sampler.recent()) <= ROOM // 600_000
+
+
+def test_messages_are_forgotten_when_nobody_looks_any_more(harness: Harness) -> None:
+    """A page that was closed keeps no message alive."""
+    bus = Bus()
+    sampler = sampler_of(bus)
+    bus.subscribe("ticks", lambda message: None)
+    harness.start(bus)
+    sampler.look()
+    bus.publish("ticks")
+    harness.advance(REST - 1)
+    sampler.look()
+    harness.advance(REST - 1)
+    assert len(sampler.recent()) == 1
+
+    harness.advance(2 * REST)
+    assert sampler.recent() == []
+    sampler.look()
+    bus.publish("ticks")
+    harness.advance(1)
+    assert len(sampler.recent()) == 1
 
 
 def _publish(bus: Bus, count: int, *, drain: bool = True) -> None:
