@@ -21,6 +21,7 @@ NEEDS = {
     "tomlkit": ("config", "from pipebus import Bus; Bus().export_config()"),
     "prometheus_client": ("prometheus", "from pipebus.telemetry.prometheus import Collector"),
     "nats": ("nats", "from pipebus import Bus; Bus('nats://localhost')"),
+    "opentelemetry": ("otel", "from pipebus import Bus; from pipebus.telemetry import instrument; instrument(Bus())"),
     "hypothesis": ("testing", "from pipebus.testing import check_filter; from pipebus.filters import Log; check_filter(Log)"),
 }
 """What needs which package, by the name that is imported, and the extra that brings it."""

@@ -83,6 +83,7 @@ class Engine:
             raise PipelineError(f"Bus(strict={shown(strict)}): it is True or False")
         self.drains, self.strict = drain, strict
         self.from_file = FromFile()
+        self.telemetry: dict[str, str] | None = None  # how the bus is instrumented, as a file says it
 
         self.locks = Locks()
         self.clock: Clock = clock or SYSTEM
@@ -194,6 +195,7 @@ class Engine:
             "drain": self.drains,
             "strict": self.strict,
             "debug": self.services.debug,
+            **({} if self.telemetry is None else {"telemetry": self.telemetry}),
         }
 
     @property

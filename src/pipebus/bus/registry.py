@@ -83,6 +83,7 @@ class Registry:
         self.numbers = itertools.count(1)  # for subscriptions without a name
         self.spawner = Spawner(hub, planner, self.enrol, self.strike, self.numbers)
         self.delivery_nodes: tuple[Node, ...] = ()  # around every handler
+        self.enclosing: tuple[Node, ...] = ()  # the outermost of both chains, which no file writes: see `enclose`
         self._names: dict[str, Subscription] = {}
 
     # --- filters -------------------------------------------------------------------------------------------------------
@@ -93,8 +94,7 @@ class Registry:
             raise PipelineError(f'use(at={shown(at)}): it is "publish" or "delivery"')
         self.locks.check()
         with self.lifecycle.lock:
-            if self.lifecycle.state not in ("new", "stopped"):
-                raise LifecycleError("filters cannot be added after start: chains are frozen; call use() before start()")
+            self._check_chains("filters cannot be added after start", "use()")
             added = nodes(filters, places.caller(), "use")
             if at == "publish":
                 chain = (*self.router.nodes, *added)
@@ -120,7 +120,25 @@ class Registry:
 
         return misplaced
 
+    def enclose(self, publish: Any, delivery: Any) -> None:
+        """Put one filter around the whole publish chain and one around each delivery chain, whatever `use` adds later."""
+        self.locks.check()
+        with self.lifecycle.lock:
+            self._check_chains("a bus cannot be instrumented after its start", "instrument()")
+            self.enclosing = nodes((publish, delivery), places.caller(), "enclose")
+            self.router.nodes = (self.enclosing[0], *self.router.nodes)
+            self.delivery_nodes = (self.enclosing[1], *self.delivery_nodes)
+            self.router.forget_all()
+
+    def _check_chains(self, text: str, call: str) -> None:
+        if self.lifecycle.state not in ("new", "stopped"):
+            raise LifecycleError(f"{text}: chains are frozen; call {call} before start()")
+
     # --- subscriptions -------------------------------------------------------------------------------------------------
+
+    def named(self, name: str) -> Subscription | None:
+        """The subscription of that name, if the user has given it."""
+        return self._names.get(name)
 
     def subscribe(
         self, place: places.Place, subject: Any, handler: Callable[..., Any] | None, *, name: Any = None, filters: Any = (),

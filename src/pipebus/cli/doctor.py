@@ -54,6 +54,7 @@ PACKAGES = {
     "jmespath": ("config", "config files cannot use { expr = … }"),
     "tomlkit": ("config", "export_config cannot write files"),
     "nats-py": ("nats", "nats:// cannot be used"),
+    "opentelemetry-api": ("otel", "telemetry has nowhere to go"),
     "pytest": ("testing", "the fixtures need it, and so do [[tests]] in pytest"),
     "hypothesis": ("testing", "check_filter needs it"),
 }

@@ -249,7 +249,7 @@ class ActorSubscription(Subscription[Any]):
 
     @property
     def answering_with(self) -> Any:
-        """The actor's `filter`, as the test kit wraps it if it watches."""
+        """The actor's `filter`, as those who watch wrap it."""
         ask, watch = self.actor.filter, self.plan.hub.services.watch  # type: ignore[attr-defined]
         if watch is None:
             return ask

@@ -16,9 +16,9 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 Watch = Callable[[Any, str, Callable[[Any], Any], tuple[str, ...]], Callable[[Any], Any]]
 """
-A test's hook: (step, colour, link, names) -> the link to use instead. Called when a chain is compiled, once for each filter or
-handler, which goes by any of the names, and once for what follows the last publish filter, which has none; so without a hook it
-costs nothing for each message.
+A hook of a test or of telemetry: (step, colour, link, names) -> the link to use instead. Called when a chain is compiled, once
+for each filter or handler, which goes by any of the names, and once for what follows the last publish filter, which has none;
+so without a hook it costs nothing for each message.
 """
 
 
@@ -32,9 +32,17 @@ class Services:
         self.debug = debug
         self.blocking = blocking
         self.carry = carry  # makes code that runs in another context count as part of the current handler
-        self.watch: Watch | None = None
+        self.watch: Watch | None = None  # see `also_watch`
         self._pauses: dict[threading.Lock, None] = {}  # the gates of paused threads
         self._over = False  # the bus has stopped, so no thread may pause
+
+    def also_watch(self, watch: Watch) -> None:
+        """Add a hook, around those that there are. It is in effect for chains that are compiled from now on."""
+        inner = self.watch
+        if inner is None:
+            self.watch = watch
+        else:
+            self.watch = lambda step, colour, link, names: watch(step, colour, inner(step, colour, link, names), names)
 
     def pause(self, seconds: float, filter_name: str) -> None:
         """

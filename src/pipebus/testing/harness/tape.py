@@ -67,7 +67,7 @@ class Tape:
     def attach(self, bus: Bus) -> None:
         """Record this bus from now on. Chains that are built already are built again when it starts."""
         services, ledger = engine_of(bus).services, engine_of(bus).ledger
-        services.watch = self._watch
+        services.also_watch(self._watch)
         pause, apause, warn = services.pause, services.apause, ledger.warn
 
         def hear_pause(seconds: float, name: str) -> None:

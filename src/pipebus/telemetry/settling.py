@@ -1,0 +1,67 @@
+"""The spans `receive` and `settle`, which happen outside of chains: from the bus's events."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+from pipebus import events
+from pipebus.delivery.subscription import LISTENER
+from pipebus.foreign.objects import class_name
+from pipebus.message.message import Message
+from pipebus.outcomes.dead_letters import PUBLISH
+from pipebus.telemetry import carrying, names
+from pipebus.telemetry.spans import Kit, Send
+
+
+class Observer:
+    """
+    An observer of a bus. Both spans are points in time: when the bus took a message for a reader, and when it settled it.
+
+    Args:
+        send: Reports publishes that fail before their chain.
+    """
+
+    def __init__(self, kit: Kit, send: Send) -> None:
+        self.kit = kit
+        self.send = send
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Taken(message=message, subscription=place, attempt=attempt):
+                self._taken(message, place, attempt)
+            case events.Acknowledged(message=message, subscription=place, attempt=attempt):
+                self._settled(message, place, {names.VERDICT: "acknowledged", names.ATTEMPT: attempt})
+            case events.Returned(message=message, subscription=place, attempt=attempt):
+                self._settled(message, place, {names.VERDICT: "returned", names.ATTEMPT: attempt})
+            case events.Discarded(message=message, place=place, reason=reason, by=by):
+                self._settled(message, place, {names.VERDICT: "dropped", names.REASON: reason, names.BY: by or ""})
+            case events.Died(message=message, place=place, exception=error):
+                self._settled(message, place, {names.VERDICT: "dead", names.REASON: class_name(error)})
+            case events.Refused(message=message, error=error):
+                self.send.refused(message, error)
+
+    def _taken(self, message: Message[Any], place: str, attempt: int) -> None:
+        if place.startswith(LISTENER) or not self.kit.destinations.reads(place, message.subject):
+            return  # a handler's span is `process`
+        where = self.kit.destinations.taken(place, message.subject)
+        name, facts = self.kit.described(names.RECEIVE, where, message)
+        facts[names.ATTEMPT] = attempt
+        parent, link = carrying.around(None), carrying.carried(message).link
+        span = self.kit.tracer.start_span(name, parent, SpanKind.CLIENT, facts, link)
+        span.end()
+        self.kit.metrics.received(where.metric)
+        carrying.leave(message, trace.set_span_in_context(span, parent), link)
+
+    def _settled(self, message: Message[Any], place: str, more: dict[str, Any]) -> None:
+        if place == PUBLISH or place.startswith(LISTENER):
+            return  # `send` has the first; the other is how a reply reaches its requester
+        where = self.kit.destinations.taken(place, message.subject)
+        name, facts = self.kit.described(names.SETTLE, where, message)
+        now = time.time_ns()
+        parent, link = carrying.around(message.id), carrying.link_to(message)
+        span = self.kit.tracer.start_span(name, parent, SpanKind.CLIENT, facts | more, link, now)
+        span.end(now)
