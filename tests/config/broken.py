@@ -540,7 +540,29 @@ broken(
     bus = { zzz = 1 }
     """,
     'bus.toml:2: bus: unknown key "zzz"; there are transport, name, pool, dead_letters, max_message_bytes, max_hops, require, '
-    "drain, strict, debug",
+    "drain, strict, debug, telemetry",
+)
+
+broken(
+    "a telemetry that is none",
+    """\
+    version = 1
+    bus = { telemetry = "otl" }
+    """,
+    'bus.toml:2: bus: telemetry = "otl": it has to be "otel", or a table, as in { use = "otel", spans = "filters" }',
+)
+
+broken(
+    "a telemetry with a setting that is none",
+    """\
+    version = 1
+    [bus.telemetry]
+    spans = "all"
+    parents = "link"
+    """,
+    "bus.toml: 2 problems; nothing was loaded",
+    'bus.toml:3: bus.telemetry: spans = "all": it has to be messages or filters',
+    'bus.toml:4: bus.telemetry: unknown key "parents"; did you mean "parent"?',
 )
 
 broken(
@@ -3010,7 +3032,7 @@ broken(
     "${env:PIPEBUS_N21}" = 1
     """,
     'bus.toml:3: bus: unknown key "${env:PIPEBUS_N21}"; '
-    "there are transport, name, pool, dead_letters, max_message_bytes, max_hops, require, drain, strict, debug",
+    "there are transport, name, pool, dead_letters, max_message_bytes, max_hops, require, drain, strict, debug, telemetry",
     env={"PIPEBUS_N21": "pool"},
 )
 
@@ -3491,7 +3513,7 @@ broken(
     "zzz\\nzzz" = 1
     """,
     'bus.toml:3: bus: unknown key "zzz\\nzzz"; '
-    "there are transport, name, pool, dead_letters, max_message_bytes, max_hops, require, drain, strict, debug",
+    "there are transport, name, pool, dead_letters, max_message_bytes, max_hops, require, drain, strict, debug, telemetry",
 )
 
 broken(

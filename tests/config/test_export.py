@@ -43,6 +43,7 @@ from pipebus import (
 from pipebus.bus.bus import engine_of
 from pipebus.filters import Dedupe, Drop, Enrich, Expire, Fields, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
 from pipebus.pipeline.routes import steps
+from pipebus.telemetry import instrument
 from pipebus.testing import Harness
 from pipebus.transports.memory import MemoryTransport
 from pipebus.values.expressions import Condition, Expression
@@ -636,6 +637,37 @@ def test_options_of_a_bus(file: Path) -> None:
         "debug": True,
     }  # fmt: skip
     assert Bus().export_config() == "version = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        ({}, "otel"),
+        ({"spans": "filters"}, {"use": "otel", "spans": "filters"}),
+        ({"parent": "child"}, {"use": "otel", "parent": "child"}),
+    ],
+)
+def test_telemetry_is_a_setting_of_the_bus(options: dict[str, Any], written: Any, file: Path) -> None:
+    """An export says that the bus is instrumented, and how; not which filters do it."""
+    bus = Bus()
+    bus.use(Log())
+    instrument(bus, **options)
+    same(bus, file)
+    assert tomllib.loads(bus.export_config()) == {
+        "version": 1, "bus": {"telemetry": written}, "pipelines": [{"filters": ["log"]}]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "written",
+    ['"otel"', '"${env:TELEMETRY:-otel}"', '{ spans = "${env:SPANS:-filters}" }', '{ use = "otel", parent = "child" }'],
+)
+def test_a_file_that_instruments_its_bus_is_kept(written: str, file: Path) -> None:
+    """What a file says about telemetry is written again as it was, with its interpolations."""
+    file.write_text(f"version = 1\n[bus]\ntelemetry = {written}\n", encoding="utf-8")
+    bus = Bus.from_config(file)
+    assert [node["filter"] for node in bus.describe()["publish"]] == ["telemetry"]
+    assert tomllib.loads(bus.export_config()) == tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def test_the_text(file: Path) -> None:

@@ -35,6 +35,14 @@ def optional(doc: str, default: Any = None, **more: Any) -> Any:
     return Field(default, description=doc, **more)
 
 
+class Telemetry(Section):
+    use: Literal["otel"] = optional("What gets it: OpenTelemetry.", "otel")
+    spans: Literal["messages", "filters"] = optional(
+        "Spans for messages only, or also for each filter and handler.", "messages"
+    )
+    parent: Literal["link", "child"] = optional("How a handler's span belongs to the one that published.", "link")
+
+
 class Bus(Section):
     transport: str = optional('What carries messages: a URL, as in "memory:".', "memory:")
     name: str = optional("For thread names and logs.", "pipebus")
@@ -46,6 +54,9 @@ class Bus(Section):
     drain: bool | None = optional("Whether a stop handles all waiting messages first. Left out: in memory only.")
     strict: bool = optional("Whether a publish to which nobody listens is an error.", False)
     debug: bool = optional("Also look for mistakes that are too costly to look for always.", False)
+    telemetry: (
+        Annotated[Telemetry, Form('"otel", or a table, as in { use = "otel", spans = "filters" }', word="otel")] | None
+    ) = optional("Traces and metrics of the bus.")
 
 
 class Pipeline(Section):

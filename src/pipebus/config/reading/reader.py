@@ -100,7 +100,7 @@ class Reader:
         table = top.inner("bus")
         written = table.interpolated()
         values = found.values(given=True)
-        options = {key: value for key, value in values.items() if value is not BROKEN and key != "transport"}
+        options = {key: value for key, value in values.items() if value is not BROKEN and key not in ("transport", "telemetry")}
         url = found.transport if found.transport is not BROKEN else "memory:"
         if self.document.lacks and not _opens(url):  # the file is read for its tests, and its URL is not known here
             url = "memory:?wire=json"
@@ -113,9 +113,20 @@ class Reader:
             key = "require" if about_require and "require" in table.data else "transport"
             table.problem(f"{key} = {shown(table.data.get(key, url))}: {text.removeprefix('require: ')}", key)
             return self.kind()
+        self._instrument(table, found.telemetry, bus)
         engine_of(bus).from_file.bus = written
         engine_of(bus).url = written.get("transport", bus.url)
         return bus
+
+    def _instrument(self, table: Table, found: Any, bus: Bus) -> None:
+        if found is None or found is BROKEN or BROKEN in found.values().values():
+            return
+        from pipebus.telemetry.instrumenting import instrument
+
+        try:
+            instrument(bus, spans=found.spans, parent=found.parent)
+        except PipebusError as error:
+            table.problem(str(error), "telemetry")
 
     def _pipeline(self, table: Table, found: Pipeline, bus: Bus) -> None:
         side: Side = "delivery" if found.at == "delivery" else "publish"

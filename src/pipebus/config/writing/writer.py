@@ -35,19 +35,23 @@ class Writer:
         self.problems = Problems(repr(bus))
         # In the order of the program's lines, as in a file; subscriptions of one line in the order in which they get messages.
         self.subscriptions = sorted(bus.subscriptions, key=lambda one: one.place)
-        chains = [engine_of(bus).router.nodes, engine_of(bus).delivery_nodes, *(one.plan.nodes for one in self.subscriptions)]
+        enclosing = engine_of(bus).registry.enclosing
+        self.publish, self.delivery = (
+            tuple(node for node in chain if node not in enclosing)
+            for chain in (engine_of(bus).router.nodes, engine_of(bus).delivery_nodes)
+        )
+        chains = [self.publish, self.delivery, *(one.plan.nodes for one in self.subscriptions)]
         self.nodes = Nodes(chains, self.problems)
 
     def document(self) -> Table:
-        bus, schedules = self.bus, list(engine_of(self.bus).schedules)
-        options = {key: value for key, value in engine_of(bus).options().items() if value != {}}
+        schedules = list(engine_of(self.bus).schedules)
         found: Table = {
             "version": vocabulary.VERSION,
-            "bus": self._settings("bus", vocabulary.Bus, {"transport": bus.url, **options}, engine_of(bus).from_file.bus),
+            "bus": self._bus(),
             "filters": self.nodes.filters,
             "pipelines": [
-                *self.nodes.pipelines(engine_of(bus).router.nodes, "publish"),
-                *self.nodes.pipelines(engine_of(bus).delivery_nodes, "delivery"),
+                *self.nodes.pipelines(self.publish, "publish"),
+                *self.nodes.pipelines(self.delivery, "delivery"),
             ],
             "subscriptions": [self._subscription(one) for one in self.subscriptions if self._has_name(one)],
             "every": [self._schedule(one, vocabulary.Every) for one in schedules if "every" in one.timetable.facts],
@@ -58,6 +62,16 @@ class Writer:
             self.problems.add(None, "", f"it is nested in more than {DEEPEST} levels, and no file may be")
             self.problems.check()
         return {key: value for key, value in found.items() if value not in ({}, [])}
+
+    def _bus(self) -> Table:
+        engine = engine_of(self.bus)
+        options = {key: value for key, value in engine.options().items() if value != {}}
+        telemetry = options.pop("telemetry", None)
+        table = self._settings("bus", vocabulary.Bus, {"transport": self.bus.url, **options}, engine.from_file.bus)
+        if telemetry is not None and "telemetry" not in table:
+            chosen = self._settings("bus", vocabulary.Telemetry, telemetry, {})
+            table["telemetry"] = {"use": telemetry["use"], **chosen} if chosen else telemetry["use"]
+        return table
 
     def _settings(self, where: str, model: type, values: Mapping[str, Any], written: Mapping[str, Any]) -> Table:
         """
