@@ -22,7 +22,9 @@ PROCESSES = ROOT / "examples" / "09_two_processes.py"
 """This example needs a server, so tests/transports/test_nats_processes.py runs it."""
 OUTBOX = ROOT / "examples" / "10_outbox.py"
 """This example needs packages of other people, and gets killed."""
-EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in (DURABLE, PROCESSES, OUTBOX))
+TELEMETRY = ROOT / "examples" / "11_telemetry.py"
+"""This example needs FastAPI, whose versions have spans of their own or none."""
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in (DURABLE, PROCESSES, OUTBOX, TELEMETRY))
 FILES = sorted((ROOT / "examples").glob("*/pipebus.toml"))
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
 
@@ -292,6 +294,44 @@ def test_the_outbox_example_is_killed_and_keeps_orders_and_messages_together(tmp
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "500 ordered, 100 rolled back: 400 orders, 400 messages, 0 failed"
+
+
+TRACED = """
+Dropped(reason='nothing was ordered', by='with_price')
+Receipt(mailboxes=1, duplicate=False)
+rejected by with_price: no item
+trace 1  charge the card
+trace 1  filter with_price      changed
+trace 1  handle bill
+trace 1  process orders.*       handled
+trace 1  send orders.*          accepted
+trace 1  settle orders.*        acknowledged
+trace 2  filter with_price      dropped, nothing was ordered
+trace 2  send orders.*          dropped, nothing was ordered
+trace 3  filter with_price      refused, Rejected
+trace 3  send orders.*          Rejected
+"""
+"""Lines of two threads may come in any order."""
+
+
+@pytest.mark.thorough
+def test_the_telemetry_example_prints_the_traces_of_its_requests() -> None:
+    """Each order is one trace: what sent it, each filter with its verdict, and the handler with the application's own span."""
+    for package in ("fastapi", "httpx2"):
+        missing.needs(package)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(TELEMETRY)],
+        cwd=ROOT,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line for line in done.stdout.splitlines() if not re.match(r"trace \d  (fastapi\.|POST )", line)]
+    assert sorted(lines) == TRACED.split("\n")[1:-1]
 
 
 NO_PACKAGE = "import runpy, sys; sys.modules['nats'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
