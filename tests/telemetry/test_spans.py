@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -277,6 +280,35 @@ def test_a_context_that_cannot_be_read_is_replaced(emitted: Emitted) -> None:
     with bus:
         bus.publish("a", headers={"traceparent": "<script>", "baggage": "\x01=="})
     assert links(emitted.one("process a")) == [id_of(emitted.one("send a"))]
+
+
+class Ending(Actor):
+    async def on_message(self, message: Message) -> None:
+        tasks.add(asyncio.current_task())
+        self.stop()
+
+
+tasks: set[Any] = set()
+
+
+@pytest.mark.parametrize("spans", ["messages", "filters"])
+def test_nothing_is_kept_of_what_has_ended(spans: Any, emitted: Emitted) -> None:
+    """Stopped actors are collected, and the workers of a loop go on with the contexts that they have."""
+    tasks.clear()
+    with emitted.watch(Bus(), spans=spans) as bus:
+        actors = [bus.spawn(Ending(f"actor-{number}")) for number in range(5)]
+        for actor in actors:
+            bus.publish(actor)
+            bus.drain(timeout=10)
+        seen = [weakref.ref(actor) for actor in actors]
+        del actor, actors
+        emitted.exporter.clear()
+        deadline = time.monotonic() + 10
+        while any(one() is not None for one in seen) and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(0.01)
+        assert [one() for one in seen] == [None] * 5
+    assert len(tasks) == 1
 
 
 # --- where it goes, in few words -----------------------------------------------------------------------------------------

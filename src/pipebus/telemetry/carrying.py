@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from typing import Any, Final, NamedTuple
 
 from opentelemetry import propagate, trace
@@ -70,24 +71,46 @@ def with_context(message: Message[Any], context: Context) -> Message[Any]:
 
 # --- after a delivery --------------------------------------------------------------------------------------------------
 
-_after: Final[ContextVar[tuple[str, Context, Links] | None]] = ContextVar("pipebus.telemetry.after", default=None)
-"""
-The delivery whose chain ended last here: its message's id, the context of its span, and the link of that.
 
-The bus settles a delivery, and publishes what its handler returned, after the chain; in the same Python context, where the
-span is current no more.
-"""
+class After:
+    """
+    A delivery whose chain has ended.
+
+    The bus settles it, and publishes what its handler returned, after the chain; in the same Python context, where the span of
+    the delivery is current no more.
+    """
+
+    __slots__ = ("context", "id", "link", "token")
+
+    def __init__(self, id: str, context: Context, link: Links) -> None:
+        self.id = id
+        self.context = context
+        self.link = link
+        self.token: Token[After | None] | None = None
+
+
+_after: Final[ContextVar[After | None]] = ContextVar("pipebus.telemetry.after", default=None)
+"""The delivery whose chain ended last here, until it is settled. A worker whose context holds more needs a new one."""
 
 
 def leave(message: Message[Any], context: Context, link: Links) -> None:
     """The chain of a delivery has ended."""
-    _after.set((message.id, context, link))
+    after = After(message.id, context, link)
+    after.token = _after.set(after)
+
+
+def settled(message: Message[Any]) -> None:
+    """Forget the delivery again."""
+    after = _after.get()
+    if after is not None and after.id == message.id and after.token is not None:
+        with suppress(ValueError, RuntimeError):  # this is a copy of that context
+            _after.reset(after.token)
 
 
 def link_to(message: Message[Any]) -> Links:
     """`carried(message).link`; known already if the delivery of that message has just ended here."""
     after = _after.get()
-    return after[2] if after is not None and after[0] == message.id else carried(message).link
+    return after.link if after is not None and after.id == message.id else carried(message).link
 
 
 def around(id: str | None) -> Context:
@@ -96,4 +119,4 @@ def around(id: str | None) -> Context:
     if trace.get_current_span(current).get_span_context().is_valid:
         return current
     after = _after.get()
-    return after[1] if after is not None and after[0] == id else current
+    return after.context if after is not None and after.id == id else current

@@ -18,7 +18,7 @@ from pipebus.message.subject import REPLY, Ref
 from pipebus.telemetry import names
 
 MOST: Final = 1_000
-"""How many subjects are names, and how many subscriptions are remembered."""
+"""How many subjects are names, and how many subscriptions without one are remembered."""
 
 INBOX: Final = "_INBOX."
 """What the addresses for replies to the clients of NATS begin with."""
@@ -44,9 +44,11 @@ REPLIES: Final = Destination(
 
 
 class _Taker(NamedTuple):
-    """A subscription: itself if it has a name, its patterns with wildcards, its group, and whether it has no handler."""
+    """
+    A subscription: its patterns with wildcards, its group, and whether it has no handler. Not the subscription itself: a
+    stopped actor must not be kept alive.
+    """
 
-    named: Subscription | None
     patterns: tuple[Pattern, ...]
     group: Mapping[str, Any]
     reads: bool
@@ -113,16 +115,20 @@ class Destinations:
 
     def _taker(self, name: str, subject: Any) -> _Taker:
         """`subject`: of one of its messages. A subscription without a name is found among those that get it."""
-        there = self._named(name)
+        named = self._named(name)
+        if named is not None:
+            return _Taker(_wild(named), {names.CONSUMER_GROUP: name}, not named.handled)
         known = self._known.get(name)
-        if known is None or known.named is not there:
-            found = there or next((one for one in self._listeners(subject) if one.name == name), None)
-            patterns = () if found is None else tuple(one for one in found.patterns if isinstance(one, Pattern))
-            group = {} if there is None else {names.CONSUMER_GROUP: name}
-            known = _Taker(there, patterns, group, found is not None and not found.handled)
+        if known is None:
+            found = next((one for one in self._listeners(subject) if one.name == name), None)
+            known = _Taker((), {}, False) if found is None else _Taker(_wild(found), {}, not found.handled)
             if len(self._known) < MOST:
                 self._known[name] = known
         return known
+
+
+def _wild(subscription: Subscription) -> tuple[Pattern, ...]:
+    return tuple(one for one in subscription.patterns if isinstance(one, Pattern))
 
 
 def _under(pattern: Pattern, subject: str) -> Destination:

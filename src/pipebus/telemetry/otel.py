@@ -48,8 +48,10 @@ def _version() -> str:
         return ""
 
 
-def _server(url: str) -> dict[str, Any]:
-    """The address of the server, if messages go to one."""
+def _server(url: Any) -> dict[str, Any]:
+    """The address of the server, if messages go to one. `url`: a transport that has none is there itself."""
+    if not isinstance(url, str):
+        return {}
     try:
         found = urlsplit(url)
         if found.hostname is None or "," in found.netloc:

@@ -65,3 +65,4 @@ class Observer:
         parent, link = carrying.around(message.id), carrying.link_to(message)
         span = self.kit.tracer.start_span(name, parent, SpanKind.CLIENT, facts | more, link, now)
         span.end(now)
+        carrying.settled(message)

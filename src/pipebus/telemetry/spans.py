@@ -20,7 +20,7 @@ from pipebus.foreign.objects import attributes, class_name, formatted, is_a, tex
 from pipebus.message.conversation import conversation_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
-from pipebus.pipeline import blame
+from pipebus.pipeline import blame, state
 from pipebus.pipeline.shapes import Around, Steps
 from pipebus.running.here import attempt
 from pipebus.telemetry import carrying, names
@@ -225,7 +225,9 @@ class Process(_Outermost):
         facts: dict[str, Any] = {} if error is not None else {names.VERDICT: "handled"}
         if is_a(outcome, Dropped):
             facts = dropped(outcome)
-        carrying.leave(operation.message, operation.context, operation.link)
+        delivery = state.delivery.get()
+        if delivery is None or delivery.verdict in (None, "acknowledged"):  # otherwise nothing follows
+            carrying.leave(operation.message, operation.context, operation.link)
         kind = operation.end(error, facts)
         self.kit.metrics.processed(operation.where.metric, operation.seconds, kind)
 

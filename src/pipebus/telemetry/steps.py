@@ -37,7 +37,7 @@ class Run:
     def __init__(self, name: str, given: Message[Any], span: Span | None) -> None:
         """`span`: None for what begins a chain, about which there is nothing to say."""
         self.name = name
-        self.given = given
+        self.given: Message[Any] | None = given
         self.handed: Message[Any] | None = None
         self.passes = 0
         self.rest: Any = None  # the outcome or the error of what follows
@@ -48,6 +48,12 @@ class Run:
         self._within = _outer.set(self)
 
     def end(self, result: Any, error: BaseException | None, handler: bool) -> None:
+        try:
+            self._end(result, error, handler)
+        finally:
+            self.given = self.handed = self.rest = self.outer = None  # contexts that were copied meanwhile keep this object
+
+    def _end(self, result: Any, error: BaseException | None, handler: bool) -> None:
         _outer.reset(self._within)
         if self.outer is not None:
             self.outer.rest = result if error is None else error
