@@ -9,10 +9,15 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Final, TextIO
 
+from pipebus.foreign.objects import visible
+
 WIDE: Final = 100
 """Most characters of a line that a person reads."""
 NARROW: Final = 12
 """The width that a column keeps in any case."""
+
+printable: Final = visible
+"""Nothing that comes from outside moves the cursor, or makes lines of its own."""
 
 
 def has_rich() -> bool:
@@ -86,11 +91,6 @@ def _rich_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Se
     for row in rows:
         table.add_row(*map(Text, row))
     Console(file=file).print(table)
-
-
-def printable(text: str) -> str:
-    """Nothing that comes from outside moves the cursor, or makes lines of its own."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def styled(text: str, style: str, file: TextIO | None = None) -> str:

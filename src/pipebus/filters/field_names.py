@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pipebus.errors import PipelineError
 from pipebus.foreign.objects import plain_text, shown
 
 Tables = tuple[str, ...]
 """The names of the tables around a field, in lower case, from "body" or "headers" on. Lists have no name."""
+
+
+HIDDEN: Final = "[redacted]"
+"""What is shown in place of a hidden value."""
 
 
 class FieldNames:
@@ -50,3 +55,19 @@ class FieldNames:
 def lower(name: object) -> str:
     """The key of a table as a name in lower case."""
     return str(plain_text(name)).lower()
+
+
+def fields_of(value: Any) -> Mapping[Any, Any] | None:
+    """A table, or the fields of a named tuple, model, dataclass or struct as one; None: it has no fields."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, type):
+        return None
+    if isinstance(value, tuple):
+        return dict(value._asdict()) if hasattr(value, "_asdict") else None
+    if (dump := getattr(value, "model_dump", None)) is not None:
+        return dict(dump())
+    for attribute in ("__dataclass_fields__", "__struct_fields__"):
+        if (names := getattr(value, attribute, None)) is not None:
+            return {name: getattr(value, name) for name in names}
+    return None

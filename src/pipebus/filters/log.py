@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import PipelineError
-from pipebus.filters.field_names import FieldNames, Tables, lower
+from pipebus.filters.field_names import HIDDEN, FieldNames, Tables, fields_of, lower
 from pipebus.foreign.logging import get_logger
-from pipebus.foreign.objects import class_name, plain_text, said, shown, spared, text_of
+from pipebus.foreign.objects import class_name, plain_text, said, shown, spared, text_of, visible
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline.shapes import Around, Context, Steps
-
-HIDDEN = "[redacted]"
 
 
 @dataclass(eq=False)
@@ -58,7 +56,7 @@ class Log(Around):
 
     def around(self, message: Message[Any], /, *, subscription: str = "") -> Steps:
         log = get_logger()
-        facts: dict[str, Any] = {"subject": _one_line(said(message.subject)), "message_id": message.id}
+        facts: dict[str, Any] = {"subject": visible(said(message.subject)), "message_id": message.id}
         if message.correlation_id is not None:
             facts["correlation_id"] = message.correlation_id
         if subscription:
@@ -72,12 +70,12 @@ class Log(Around):
         try:
             outcome = yield message
         except Exception as error:
-            log.warning("message.failed", **facts, error=_one_line(text_of(error)), ms=_ms(clock.monotonic() - begun))
+            log.warning("message.failed", **facts, error=visible(text_of(error)), ms=_ms(clock.monotonic() - begun))
             raise
         facts["ms"] = _ms(clock.monotonic() - begun)
         write = getattr(log, self.level)
         if isinstance(outcome, Dropped):
-            write("message.dropped", **facts, by=outcome.by, reason=_one_line(outcome.reason))
+            write("message.dropped", **facts, by=outcome.by, reason=visible(outcome.reason))
         elif (mailboxes := getattr(outcome, "mailboxes", None)) is not None:
             write("message.passed", **facts, mailboxes=mailboxes)
         else:
@@ -93,31 +91,18 @@ class Log(Around):
 
     def _shown(self, value: Any, around: Tables) -> Any:
         """A copy of JSON-like data with the named values hidden. A model or dataclass becomes a table of its fields."""
-        if isinstance(value, Mapping):
+        fields = fields_of(value)
+        if fields is not None:
             return {
                 key: HIDDEN if self._hidden.include(key, around) else self._shown(inner, (*around, lower(key)))
-                for key, inner in value.items()
+                for key, inner in fields.items()
             }
-        if isinstance(value, tuple) and hasattr(value, "_asdict"):
-            return self._shown(value._asdict(), around)
         if isinstance(value, (list, tuple)):
             return [self._shown(inner, around) for inner in value]
-        dump = getattr(value, "model_dump", None)
-        if dump is not None and not isinstance(value, type):
-            return self._shown(dump(), around)
-        for attribute in ("__dataclass_fields__", "__struct_fields__"):
-            fields = getattr(value, attribute, None)
-            if fields is not None and not isinstance(value, type):
-                return self._shown({name: getattr(value, name) for name in fields}, around)
         if isinstance(value, str):
-            return _one_line(plain_text(value))
-        return value if value is None or type(value) in (bool, int, float) else _one_line(shown(value))
+            return visible(plain_text(value))
+        return value if value is None or type(value) in (bool, int, float) else visible(shown(value))
 
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
-
-
-def _one_line(text: str) -> str:
-    """Escape characters that are not printable, so that no sender can forge a log line or control a terminal."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

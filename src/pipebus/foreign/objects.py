@@ -53,6 +53,17 @@ def printable(text: str) -> str:
     return plain if plain.isascii() else plain.encode("utf-8", "backslashreplace").decode()
 
 
+def visible(text: str, but: str = "") -> str:
+    """
+    `text` with every character that is not printable escaped, so that it cannot forge a line, control a terminal or turn the
+    direction of other text.
+
+    Args:
+        but: Characters that stay as they are.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in but else ascii(c)[1:-1] for c in text)
+
+
 def plain_text(value: Any) -> Any:
     """
     A string of a subclass (a member of an Enum, a `Subject`) as the plain text that it holds; anything else unchanged.
