@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from pipebus.bus.engine import Engine
@@ -33,14 +33,15 @@ HIDDEN: Final = "[hidden]"
 # --- data --------------------------------------------------------------------------------------------------------------
 
 
-def describe_bus(engine: Engine) -> dict[str, Any]:
-    """`Bus.describe`."""
+def describe_bus(engine: Engine, subscriptions: Iterable[Subscription] | None = None) -> dict[str, Any]:
+    """`Bus.describe`; with all subscriptions, or with these."""
+    subscriptions = engine.subscriptions if subscriptions is None else subscriptions
     return {
         "transport": engine.url,
         "bus": engine.options() | engine.from_file.bus,
         "publish": [describe_node(node) for node in engine.router.nodes],
         "delivery": [describe_node(node) for node in engine.delivery_nodes],
-        "subscriptions": [describe_subscription(s) for s in sorted(engine.subscriptions, key=lambda s: s.name)],
+        "subscriptions": [describe_subscription(s) for s in sorted(subscriptions, key=lambda s: s.name)],
         "schedules": [
             # In the order of a file, which has tables of each kind.
             describe_schedule(schedule)

@@ -84,6 +84,11 @@ class FilterLives:
         here = _at_filters.get()
         return here is not None and here.lives is self
 
+    def own_chains(self) -> list[tuple[compose.Node, ...]]:
+        """The chains of subscriptions that have filters of their own."""
+        with free(self._claiming):
+            return [subscription.plan.nodes for subscription in self._holders]
+
     def hold(self, subscription: Subscription) -> None:
         """Keep a subscription's own filters running until all subscriptions that have them are released."""
         if not subscription.plan.nodes:

@@ -1,0 +1,209 @@
+"""
+Figures: what `bus.stats()` counts, as rates and depths for people who watch.
+
+All who watch share one look at the bus for each tick, so ten open pages cost as much as one; while nobody looks, nothing runs.
+A look that takes long, because a store is slow or there are very many subscriptions, is followed by a pause twenty times as
+long: watching takes at most a twentieth of one processor.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from typing import Any, Final, NamedTuple
+
+from pipebus.bus.bus import Bus, engine_of
+from pipebus.bus.engine import Engine
+from pipebus.delivery.subscription import Subscription
+from pipebus.foreign.objects import visible
+from pipebus.telemetry.sampler import sampler_of
+
+TICK: Final = 0.5
+"""Seconds from one look at the bus to the next, at least."""
+LEEWAY: Final = 0.05
+"""Seconds by which a look may be early, since those who wait for a tick do not wake up exactly then."""
+SHARE: Final = 20
+"""A look is followed by a pause of so many times its own length, at least."""
+WINDOW: Final = 2.0
+"""Seconds over which rates are measured."""
+STALE: Final = 15.0
+"""Seconds after which an older look says nothing about the present rate."""
+MOST: Final = 2_000
+"""The most subscriptions that are shown one by one."""
+REASONS: Final = 50
+"""The most reasons that are shown for one filter or subscription; the others are summed up as "(other)"."""
+TEXT: Final = 200
+"""Characters of a reason."""
+
+RATES: Final = ("published", "accepted", "handled")
+
+
+def watched(engine: Engine) -> list[Subscription]:
+    """The subscriptions that are shown, in the order of their names: all of them; if there are too many, those with a name."""
+    found = engine.subscriptions
+    if len(found) > MOST:
+        found = list(itertools.islice((one for one in found if one.named), MOST))
+    return sorted(found, key=lambda one: one.name)
+
+
+class _Counts(NamedTuple):
+    """What rates are made of, at one moment."""
+
+    moment: float
+    totals: tuple[int, int, int]
+    subscriptions: dict[str, tuple[int, int]]
+
+
+class Figures:
+    """
+    The figures of one bus, for all who watch it. Threads may share it.
+
+    Args:
+        bus: The bus; it may be stopped.
+
+    Example:
+        >>> from pipebus import Bus
+        >>> from pipebus.telemetry.figures import Figures
+        >>> from pipebus.telemetry.sampler import sampler_of
+        >>> bus = Bus()
+        >>> Figures(bus, Sampler(bus)).look()["messages"]["published"]
+        0
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.engine = engine_of(bus)
+        self.sampler = sampler_of(bus)
+        self.shape: object = None
+        """Of the last look; another one means that `bus.describe()` may have changed."""
+        self._lock = threading.Lock()
+        self._sampled = 0.0
+        self._past: deque[_Counts] = deque()
+        self._last: dict[str, Any] = {}
+        self._due = 0.0
+
+    def look(self) -> dict[str, Any]:
+        """
+        Return the figures, JSON-safe, at most a tick old. It may wait for a store or a server: call it off the event loop.
+
+        Returns:
+            Counts since the bus was made; rates in messages per second, over the last two seconds, 0 at the first look; times
+            in seconds. The same object, not to be changed, for all callers of one tick.
+
+        Raises:
+            PipebusError: as `bus.stats()` does.
+        """
+        self.sample()
+        with self._lock:
+            begun = time.monotonic()
+            if not self._last or begun >= self._due:
+                self._last = self._fresh(begun)
+                self._due = begun + max(TICK - LEEWAY, SHARE * (time.monotonic() - begun))
+            return self._last
+
+    def sample(self) -> None:
+        """Begin the next sample of deliveries, if a tick has passed since the last one."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._sampled >= TICK - LEEWAY:
+                self._sampled = now
+                self.sampler.look()
+
+    def _fresh(self, moment: float) -> dict[str, Any]:
+        engine = self.engine
+        found = watched(engine)
+        stats = [(one, one.stats()) for one in found]
+        totals = engine.ledger.figures(engine.sender.composer.made())
+        ended = {one.name: figures["acknowledged"] + _sum(figures["dropped"]) + figures["dead"] for one, figures in stats}
+        counts = _Counts(
+            moment,
+            (totals["published"], totals["accepted"], sum(ended.values())),
+            {one.name: (figures["accepted"], ended[one.name]) for one, figures in stats},
+        )
+        base = self._base(counts)
+        self.shape = (engine.state, tuple((one.name, id(one)) for one in found), len(engine.schedules))
+        return {
+            "time": time.time(),
+            "state": engine.state,
+            "health": health_of(self.bus),
+            "messages": {
+                **{name: totals[name] for name in ("published", "accepted", "unrouted")},
+                **{
+                    name: {visible(by): _top(reasons) for by, reasons in totals[name].items()}
+                    for name in ("rejected", "dropped")
+                },
+                "errors": _top(totals["errors"]),
+                "dead_letters": len(engine.dead_letters),
+            },
+            "rates": dict(
+                zip(("published", "accepted", "handled"), _rates(counts.totals, base.totals, moment - base.moment), strict=True)
+            ),
+            "subscriptions": [self._subscription(one, figures, counts, base) for one, figures in stats],
+        }
+
+    def _subscription(self, one: Subscription, figures: dict[str, Any], counts: _Counts, base: _Counts) -> dict[str, Any]:
+        name = one.name
+        now = counts.subscriptions[name]
+        into, out = _rates(now, base.subscriptions.get(name, now), counts.moment - base.moment)
+        handling = self.sampler.handling(name)
+        return {
+            "name": visible(name),
+            **{key: figures[key] for key in ("accepted", "acknowledged", "dead", "pending", "in_flight")},
+            "dropped": _top(figures["dropped"]),
+            "size": one.plan.size,
+            "oldest": figures.get("oldest"),
+            "paused": one.paused,
+            "in": into,
+            "out": out,
+            "p50": None if handling is None else handling.p50,
+            "p99": None if handling is None else handling.p99,
+            "samples": 0 if handling is None else handling.samples,
+        }
+
+    def _base(self, counts: _Counts) -> _Counts:
+        """Keep these counts, and return those to compare them with: the oldest of the window, or else the last before it."""
+        past = self._past
+        while len(past) > 1 and counts.moment - past[1].moment >= WINDOW:
+            past.popleft()
+        if past and counts.moment - past[0].moment > STALE:
+            past.clear()
+        past.append(counts)
+        return past[0]
+
+
+def health_of(bus: Bus) -> dict[str, Any]:
+    """`bus.health()` as JSON."""
+    health = getattr(bus, "health", None)
+    if health is None:
+        ready = bus.state == "started"
+        return {"live": True, "ready": ready, "degraded": False, "reasons": [] if ready else [f"the bus is {bus.state}"]}
+    found = health()
+    reasons = [visible(one)[:TEXT] for one in found.reasons]
+    return {"live": found.live, "ready": found.ready, "degraded": found.degraded, "reasons": reasons}
+
+
+def _rates(now: tuple[int, ...], before: tuple[int, ...], seconds: float) -> list[float]:
+    """Counts per second. A count that has become smaller, because a store was replaced, has no rate."""
+    return [round(max(0, one - other) / seconds, 2) if seconds > 0 else 0.0 for one, other in zip(now, before, strict=True)]
+
+
+def _by_filter(found: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    return {visible(by): _top(reasons) for by, reasons in found.items()}
+
+
+def _sum(counts: dict[str, int]) -> int:
+    return sum(counts.values())
+
+
+def _top(counts: dict[str, int]) -> dict[str, int]:
+    """The most frequent ones, by a text that is short."""
+    ordered = sorted(counts.items(), key=lambda one: -one[1])
+    found: dict[str, int] = {}
+    for reason, count in ordered[:REASONS]:
+        name = visible(reason)[:TEXT]
+        found[name] = found.get(name, 0) + count
+    if len(ordered) > REASONS:
+        found["(other)"] = found.get("(other)", 0) + sum(count for _, count in ordered[REASONS:])
+    return found

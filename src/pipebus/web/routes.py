@@ -1,0 +1,225 @@
+"""The addresses of the page: who may ask for each, and what it answers. See `docs/howto` for what people do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import parse_qs
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from pipebus import __version__
+from pipebus.bus.bus import Bus, engine_of
+from pipebus.bus.explain import describe_bus
+from pipebus.errors import DeadLetterError, PipebusError, TransportError
+from pipebus.foreign.objects import text_of
+from pipebus.telemetry.figures import Figures, health_of, watched
+from pipebus.web import letters
+from pipebus.web.access import Access
+from pipebus.web.headers import Headers
+from pipebus.web.messages import NOTHING, WHOLE, Copy, Shown, short
+from pipebus.web.stream import EventStream, FigureEvents, Streams, tap
+
+STATIC: Final = Path(__file__).parent / "static"
+FILES: Final = {"page.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
+LARGEST: Final = 1 << 20
+"""Bytes of a request's body."""
+DESCRIBED: Final = 1 << 24
+"""Characters of the description of a bus."""
+
+CONVERSATION: Final = 200
+"""The most messages of a conversation that are shown."""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Site:
+    """
+    The application of one bus.
+
+    Args:
+        bus, token, dry_run, redact: As for `pipebus.web.app`.
+    """
+
+    def __init__(self, bus: Bus, *, token: str | None, dry_run: bool, redact: Iterable[str]) -> None:
+        self.bus = bus
+        self.dry_run = dry_run
+        self.access = Access(token)
+        self.shown = Shown(bus, redact)
+        self.streams = Streams()
+        self.figures = Figures(bus)
+        self.events = FigureEvents(self.figures)
+        get = ["GET"]
+        routes = [
+            Route("/livez", self.livez, methods=get),
+            Route("/readyz", self.readyz, methods=get),
+            Route("/login", self.login, methods=["POST"]),
+            *(Route(f"/{name}", self._file(name)) for name in ("page.js", "page.css")),
+            Route("/", self._file("page.html")),
+            Route("/metrics", self._guarded(self.metrics)),
+            Route("/api/bus", self._guarded(self.api_bus)),
+            Route("/api/figures", self._guarded(self.api_figures)),
+            Route("/api/events", self._guarded(self.api_events)),
+            Route("/api/messages", self._guarded(self.api_messages)),
+            Route("/api/dead", self._guarded(self.api_dead)),
+            Route("/api/dead/{id}", self._guarded(self.api_letter)),
+            Route("/api/conversation/{id}", self._guarded(self.api_conversation)),
+        ]
+        errors = {HTTPException: _http_error, PipebusError: _bus_error, Exception: _failure}
+        self._app = Headers(Starlette(routes=routes, exception_handlers=errors))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def end(self) -> None:
+        """End what goes on, because the server stops; from any thread."""
+        self.streams.end()
+
+    # --- for machines --------------------------------------------------------------------------------------------------
+
+    async def livez(self, request: Request) -> Response:
+        return await self._probe(request, "live")
+
+    async def readyz(self, request: Request) -> Response:
+        return await self._probe(request, "ready")
+
+    async def _probe(self, request: Request, what: str) -> Response:
+        """Anybody may ask whether the bus works; why it does not is for those who may look."""
+        health = await run_in_threadpool(health_of, self.bus)
+        if health[what]:
+            return PlainTextResponse("ok")
+        reasons = "\n".join(health["reasons"]) if self.access.may_look(request) else ""
+        return PlainTextResponse(reasons or f"not {what}", 503)
+
+    async def metrics(self, request: Request) -> Response:
+        try:
+            found = import_module("pipebus.telemetry.prometheus")
+        except ImportError:
+            raise HTTPException(501, "there are no metrics here") from None
+        text = await run_in_threadpool(found.metrics_text, self.bus)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    # --- for people ----------------------------------------------------------------------------------------------------
+
+    async def login(self, request: Request) -> Response:
+        self.access.check_origin(request)
+        body = await _body(request)
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
+            response = self.access.login(request, fields.get("token", [""])[0])
+            response.status_code, response.headers["location"] = 303, "./"
+            return response
+        return self.access.login(request, _table(body).get("token"))
+
+    def _file(self, name: str) -> Endpoint:
+        async def send(request: Request) -> Response:
+            self.access.check_page(request)
+            return Response((STATIC / name).read_bytes(), media_type=FILES[name])
+
+        return send
+
+    async def api_bus(self, request: Request) -> Response:
+        def look() -> bytes:
+            engine = engine_of(self.bus)
+            described = describe_bus(engine, watched(engine))
+            for schedule in described["schedules"]:
+                schedule |= {part: self.shown.value(schedule[part], part) for part in ("body", "headers") if part in schedule}
+            facts = {"name": engine.name, "url": engine.url, "version": __version__, "state": engine.state}
+            plain = Copy(NOTHING, DESCRIBED).of(described, "describe")
+            return msgspec.json.encode(facts | {"describe": plain, "dry_run": self.dry_run})
+
+        return _json(await run_in_threadpool(look))
+
+    async def api_figures(self, request: Request) -> Response:
+        return _json(await run_in_threadpool(self.events.encoded))
+
+    async def api_events(self, request: Request) -> Response:
+        return EventStream(self.streams, self.events.stream())
+
+    async def api_messages(self, request: Request) -> Response:
+        return EventStream(self.streams, tap(self.figures, self.shown, request.query_params.get("pattern") or ">"))
+
+    async def api_dead(self, request: Request) -> Response:
+        wanted = dict(request.query_params)
+        return _json(await run_in_threadpool(letters.listed, self.bus, wanted))
+
+    async def api_letter(self, request: Request) -> Response:
+        return _json(await run_in_threadpool(letters.one, self.bus, self.shown, request.path_params["id"]))
+
+    async def api_conversation(self, request: Request) -> Response:
+        id = request.path_params["id"]
+
+        def look() -> dict[str, Any]:
+            found = [one for one in self.figures.sampler.recent(0) if id in (one.message.correlation_id, one.message.id)]
+            names = self.shown.names()
+            found = found[-CONVERSATION:]
+            return {"messages": [self.shown.message(one.message, one.number, one.subscriptions, names=names) for one in found]}
+
+        return _json(await run_in_threadpool(look))
+
+    def _guarded(self, endpoint: Endpoint) -> Endpoint:
+        """An endpoint for those who may look."""
+
+        async def checked(request: Request) -> Response:
+            self.access.check(request)
+            return await endpoint(request)
+
+        return checked
+
+
+async def _body(request: Request) -> bytes:
+    """
+    Raises:
+        HTTPException: 413: it is too large.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST:
+            raise HTTPException(413, f"a request has at most {LARGEST:,} bytes")
+    return bytes(body)
+
+
+def _table(body: bytes) -> dict[str, Any]:
+    """
+    Raises:
+        HTTPException: 400: it is not a table in JSON.
+    """
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HTTPException(400, f"the request is not JSON: {short(str(error), 200)}") from None
+    if not isinstance(found, dict):
+        raise HTTPException(400, 'the request is a table, as in {"subject": "orders.created"}')
+    return found
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(value if isinstance(value, bytes) else msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    found = cast(HTTPException, error)
+    response = _json({"error": found.detail}, found.status_code)
+    response.headers.update(found.headers or {})
+    return response
+
+
+async def _bus_error(request: Request, error: Exception) -> Response:
+    """What was asked for does not exist or cannot be, as a pattern; or a store is away."""
+    status = 404 if isinstance(error, DeadLetterError) else 503 if isinstance(error, TransportError) else 400
+    return _json({"error": short(text_of(error), WHOLE)}, status)
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    """An error of the page itself. The server that runs it logs the traceback."""
+    return _json({"error": f"the page has failed: {short(text_of(error), 1000)}"}, 500)
