@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.letters import Journal
-from pipebus.cli.messages import Unrouted, error_json, message_of, outcome_json
+from pipebus.cli.messages import Unrouted, message_of
 from pipebus.cli.summary import Sample
 from pipebus.errors import HeaderError, MessageError, PipebusError, Rejected, SubjectError, reason_of
 from pipebus.inputs.records import BadRecord
 from pipebus.mailbox.patience import patience
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Receipt
+from pipebus.outcomes.outcome_json import error_json, outcome_json
 
 if TYPE_CHECKING:
     from pipebus.inputs.several import Several

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from pipebus import events
 from pipebus.cli.show import as_json
-from pipebus.errors import Rejected, reason_of
 from pipebus.foreign.objects import json_type
 from pipebus.inputs.records import BadRecord
 from pipebus.message.headers import HOPS_HEADER
@@ -44,23 +43,6 @@ def body_json(message: Any) -> dict[str, Any]:
         return {"body": plain(message.body)}
     except ValueError as error:
         return {"body": None, "body_error": str(error)}
-
-
-def outcome_json(outcome: Any, unrouted: str | None = None) -> dict[str, Any]:
-    """Return a `Receipt` or `Dropped`; `unrouted` is the subject that nobody listens to, if it is known."""
-    if not outcome:
-        return {"outcome": "dropped", "by": outcome.by, "reason": outcome.reason}
-    same = {"duplicate": True} if outcome.duplicate else {}
-    if outcome.mailboxes:
-        return {"outcome": "accepted", "mailboxes": outcome.mailboxes} | same
-    return {"outcome": "unrouted", "mailboxes": 0} | same | ({} if unrouted is None else {"subject": unrouted})
-
-
-def error_json(error: BaseException) -> dict[str, Any]:
-    """Return what a publish has raised, as its outcome."""
-    if isinstance(error, Rejected):
-        return {"outcome": "rejected", "by": error.by, "reason": "; ".join(error.reasons)}
-    return {"outcome": "failed", "reason": reason_of(error)}
 
 
 class Unrouted:

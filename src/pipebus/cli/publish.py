@@ -19,7 +19,7 @@ from pipebus.cli.arguments import (
     headers_of,
 )
 from pipebus.cli.interrupts import Interrupts
-from pipebus.cli.messages import Unrouted, body_json, error_json, outcome_json
+from pipebus.cli.messages import Unrouted, body_json
 from pipebus.cli.show import as_json
 from pipebus.cli.stores import inspected, keeps_letters, only_publish
 from pipebus.cli.summary import KINDS, add_fail_on, left_over
@@ -27,6 +27,7 @@ from pipebus.cli.targets import is_url, open_bus, starting
 from pipebus.message.message import Message
 from pipebus.message.subject import check_subject
 from pipebus.outcomes.dead_letters import PUBLISH
+from pipebus.outcomes.outcome_json import error_json, outcome_json
 
 SUMMARY = "publish one message, and print what became of it"
 EXAMPLE = """\

@@ -5,24 +5,20 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipebus.bus.bus import Bus, engine_of
-from pipebus.bus.explain import describe_node, describe_subscription, place_text
+from pipebus.bus.explain import place_text
+from pipebus.bus.watched import Note, watched, way
 from pipebus.cli import log_to_stderr
 from pipebus.cli.arguments import add_allow, add_body, add_target, body_of, checked, headers_of
-from pipebus.cli.described import filters_around, filters_in
-from pipebus.cli.messages import Unrouted, body_json, error_json, outcome_json
+from pipebus.cli.messages import Unrouted, body_json
 from pipebus.cli.show import as_json, printable, styled, wrapped
 from pipebus.cli.targets import open_bus, starting
-from pipebus.delivery.chain import transforms_only
 from pipebus.delivery.subscription import Subscription
 from pipebus.mailbox.asked import AskedMailbox
 from pipebus.message.message import Message
-from pipebus.pipeline.compose import Node
-from pipebus.pipeline.recognise import node as node_of
-from pipebus.pipeline.shapes import Transform
-from pipebus.pipeline.step import Step
+from pipebus.outcomes.outcome_json import error_json, outcome_json
 
 SUMMARY = "show what each filter makes of a message, and which mailboxes would get it: a dry run"
 EXAMPLE = """\
@@ -61,35 +57,16 @@ def run(args: argparse.Namespace) -> int:
     return 1 if outcome["outcome"] in ("rejected", "failed") else 0
 
 
-class Passed(NamedTuple):
-    """The message after one filter."""
-
-    filter: str
-    place: str
-    message: Message[Any]
-
-
-class Look(Transform):
-    """Notes messages between two filters."""
-
-    def __init__(self, filter: str, place: str, passed: list[Passed]) -> None:
-        self.filter, self.place, self.passed = filter, place, passed
-
-    def transform(self, message: Message[Any]) -> Message[Any]:
-        self.passed.append(Passed(self.filter, self.place, message))
-        return message
-
-
 class Trace:
     """One message through the publish chain of a bus inside a harness, where nothing is real but its filters."""
 
     def __init__(self, bus: Bus, harness: Any) -> None:
         self.bus = bus
         self.harness = harness
-        self.passed: list[Passed] = []  # the message after each filter
+        self.notes: list[Note] = []
         self.reached: list[Subscription] = []  # those that got it
         router = engine_of(bus).router
-        router.nodes = self._watched(router.nodes)
+        router.nodes = watched(router.nodes, self.notes)
 
     def publish(self, message: Message[Any]) -> dict[str, Any]:
         """Return the outcome, in the words of `pipebus publish`."""
@@ -107,51 +84,35 @@ class Trace:
         self.reached = [one for one in subscriptions if one.stats()["pending"] > before[one.name]]
         return outcome
 
-    def _watched(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-        """The same chain, with a look at the message after each filter."""
-        found: list[Node] = []
-        for node in nodes:
-            if not isinstance(node, Step):
-                found.append(node.of(self._watched(node.nodes)))
-            else:
-                found.append(node)
-                if not node.traits.terminal:
-                    found.append(node_of(Look(node.name, place_text(node.place), self.passed), 1, node.place, "trace"))
-        return tuple(found)
+    @property
+    def passed(self) -> list[Note]:
+        """The filters that passed a message on."""
+        return [note for note in self.notes if note.after is not None]
 
     def as_json(self, message: Message[Any], outcome: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for one in (Passed("", "", message), *self.passed):
-            after = {"after": one.filter, "place": one.place} if one.filter else {}
-            shown = {"subject": str(one.message.subject), "headers": dict(one.message.headers)} | _envelope(
-                one.message, message
-            )
-            yield after | shown | body_json(one.message)
+        for note in (None, *self.passed):
+            after = {} if note is None else {"after": note.step.name, "place": place_text(note.step.place)}
+            now: Any = message if note is None else note.after
+            shown = {"subject": str(now.subject), "headers": dict(now.headers)} | _envelope(now, message)
+            yield after | shown | body_json(now)
         yield outcome | {"mailboxes": [self.way(one) for one in self.reached]}
 
     def way(self, one: Subscription) -> dict[str, Any]:
         """What would follow for one subscription."""
-        found, delivery = describe_subscription(one), engine_of(self.bus).delivery_nodes
-        both = {"delivery": delivery, "readers": transforms_only(delivery)}
-        around = filters_around({side: [describe_node(node) for node in nodes] for side, nodes in both.items()}, found)
-        return {
-            "subscription": found["name"],
-            "on": found["subjects"],
-            "filters": [*filters_in(around), *filters_in(found["filters"])],
-            "handler": found["handler"],
-        }
+        return way(one, engine_of(self.bus).delivery_nodes)
 
 
 def lines(message: Message[Any], trace: Trace, outcome: dict[str, Any]) -> Iterator[str]:
     yield "published"
     yield from _message(message, message)
-    before = message
-    for name, place, after in trace.passed:
-        yield f"\n{styled(printable(name), 'bold')}  {place}"
-        if after == before:
+    before: Any = message
+    for note in trace.passed:
+        yield f"\n{styled(printable(note.step.name), 'bold')}  {place_text(note.step.place)}"
+        if note.after == before:
             yield "  unchanged"
         else:
-            yield from _message(after, message)
-        before = after
+            yield from _message(note.after, message)
+        before = note.after
     by = f" by {printable(outcome['by'])}" if outcome.get("by") else ""
     word = outcome["outcome"]
     if word == "accepted":
@@ -172,7 +133,7 @@ def _envelope(message: Message[Any], published: Message[Any]) -> dict[str, Any]:
     return {name: value for name, value in (("key", message.key), ("id", new), ("ttl", message.ttl)) if value is not None}
 
 
-def _message(message: Message[Any], published: Message[Any]) -> Iterator[str]:
+def _message(message: Any, published: Message[Any]) -> Iterator[str]:
     body = body_json(message)
     text = body.get("body_error") or as_json(body["body"])
     yield from wrapped(f"  {printable(str(message.subject))}  {printable(text)}", "    ")

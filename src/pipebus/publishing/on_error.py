@@ -41,9 +41,7 @@ class PublishRulings:
                 raise error
             if on_error == "dead_letter":
                 self._add_letter(message, error, step.name)
-            # Reasons are counted by their text, and the text of an error may differ for each message.
-            reason = refusal(error)[1] if is_a(error, Rejected) else class_name(error)
-            return Dropped(f"{on_error}: {reason}", step.name)
+            return ruled(on_error, error, step)
 
         return rule
 
@@ -60,3 +58,9 @@ class PublishRulings:
 
     def _forget(self, message: Message[Any], reason: str) -> None:
         self.ledger.dropped(message, Dropped(reason, PUBLISH))
+
+
+def ruled(on_error: compose.OnError, error: BaseException, step: blame.StepId) -> Dropped:
+    """The outcome for the publisher. Reasons are counted by their text, and that of an error may differ for each message."""
+    reason = refusal(error)[1] if is_a(error, Rejected) else class_name(error)
+    return Dropped(f"{on_error}: {reason}", step.name)
