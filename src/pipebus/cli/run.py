@@ -18,6 +18,7 @@ from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.letters import Journal, Letters
 from pipebus.cli.lines import Lines, following, tailing
 from pipebus.cli.progress import progress, shows
+from pipebus.cli.served import add_http, served
 from pipebus.cli.show import as_json
 from pipebus.cli.stores import inspected, keeps_letters
 from pipebus.cli.summary import add_fail_on
@@ -35,6 +36,7 @@ SUMMARY = "run a bus: on the records of a file, or until it is stopped"
 EXAMPLE = """\
 examples:
   pipebus run pipebus.toml --allow shop                                  until Ctrl-C, SIGTERM or SIGHUP
+  pipebus run pipebus.toml --allow shop --http 127.0.0.1:9000            with a page that shows it, and /readyz
   pipebus run pipebus.toml --input day.csv.gz --subject flights.raw      publish each row, drain, print a summary
   cat x.jsonl | pipebus run bus.toml --input - --subject events --json | jq .rejected
   pipebus run bus.toml --input x.jsonl --subject events --tail 'alerts.>' | jq .body
@@ -55,6 +57,9 @@ signal comes. A record that cannot be read is counted, and the reading goes on.
 Without --subject, each line of JSON is a message, in the form that --tail and `pipebus tail` print:
 {"subject": …, "body": …, "headers": …, "key": …, "time": …}
 A message that has a "time" keeps it, so ttl and expire count from then.
+
+With --http, this computer can look at the bus in a browser. Other computers can if the address is theirs to reach, and the
+environment variable PIPEBUS_HTTP_TOKEN holds a secret, which they have to know.
 
 Exit code: 0 done; 1 something was unreadable, failed, is dead (--dead-ok: that is fine) or is left unhandled, or is what
 --fail-on names; 2 it could not be done as asked; 129, 130 or 143 stopped by SIGHUP, SIGINT or SIGTERM before the end of the
@@ -88,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--log", action="store_true", help="show all log lines on stderr (default: errors; without --input, warnings too)"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_http(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -149,7 +155,7 @@ class Run:
         begin = time.perf_counter()
         # If stdout is for data, what handlers print goes to stderr.
         data = args.tail is not None or args.outcomes or args.json
-        with self._tailing(), redirect_stdout(sys.stderr) if data else nullcontext():
+        with served(self.bus, args.http), self._tailing(), redirect_stdout(sys.stderr) if data else nullcontext():
             try:
                 self._records() if args.input else self._until_stopped()
             except BadInput as error:

@@ -27,6 +27,7 @@ from pipebus.web import letters
 from pipebus.web.access import Access
 from pipebus.web.headers import Headers
 from pipebus.web.messages import NOTHING, WHOLE, Copy, Shown, short
+from pipebus.web.path import Paths
 from pipebus.web.stream import EventStream, FigureEvents, Streams, tap
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -58,6 +59,7 @@ class Site:
         self.streams = Streams()
         self.figures = Figures(bus)
         self.events = FigureEvents(self.figures)
+        self.paths = Paths(bus, self.figures.sampler, self.shown)
         get = ["GET"]
         routes = [
             Route("/livez", self.livez, methods=get),
@@ -70,6 +72,7 @@ class Site:
             Route("/api/figures", self._guarded(self.api_figures)),
             Route("/api/events", self._guarded(self.api_events)),
             Route("/api/messages", self._guarded(self.api_messages)),
+            Route("/api/path", self._guarded(self.api_path), methods=["POST"]),
             Route("/api/dead", self._guarded(self.api_dead)),
             Route("/api/dead/{id}", self._guarded(self.api_letter)),
             Route("/api/conversation/{id}", self._guarded(self.api_conversation)),
@@ -147,6 +150,13 @@ class Site:
 
     async def api_messages(self, request: Request) -> Response:
         return EventStream(self.streams, tap(self.figures, self.shown, request.query_params.get("pattern") or ">"))
+
+    async def api_path(self, request: Request) -> Response:
+        if not self.dry_run:
+            raise HTTPException(403, "dry runs are switched off here: app(bus, dry_run=False)")
+        if not request.headers.get("content-type", "").startswith("application/json"):
+            raise HTTPException(415, "a message is sent as JSON: Content-Type: application/json")
+        return _json(await run_in_threadpool(self.paths.find, _table(await _body(request))))
 
     async def api_dead(self, request: Request) -> Response:
         wanted = dict(request.query_params)

@@ -1,0 +1,39 @@
+"""The page of a bus, while a command runs it: `--http`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from pipebus.bus.bus import Bus
+from pipebus.cli import CommandError
+from pipebus.errors import PipebusError
+from pipebus.foreign.packages import install
+
+TOKEN: Final = "PIPEBUS_HTTP_TOKEN"
+
+
+def add_http(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--http", metavar="HOST:PORT",
+        help="serve a page that shows the bus, with /livez, /readyz and /metrics; 127.0.0.1:0 takes a free port",
+    )  # fmt: skip
+
+
+@contextmanager
+def served(bus: Bus, address: str | None) -> Iterator[None]:
+    """Serve the page in a `with` block, and print its URL; without an address, do nothing."""
+    with ExitStack() as stack:
+        if address is not None:
+            try:
+                from pipebus.web.serving import serving
+
+                url = stack.enter_context(serving(bus, address, os.environ.get(TOKEN)))
+            except ImportError:
+                raise CommandError(f"--http needs the package starlette: {install('web')}") from None
+            except PipebusError as error:
+                raise CommandError(f"--http: {error}") from None
+            print(f"page: {url}", file=sys.stderr, flush=True)
+        yield
