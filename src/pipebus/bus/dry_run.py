@@ -195,9 +195,9 @@ class _Rehearsal:
         return tuple(self._watched(node) if isinstance(node, Step) else node.of(self._rehearsed(node.nodes)) for node in nodes)
 
     def _watched(self, step: Step) -> Watched:
-        filter, reason = self._own(step)
+        filter, why = self._own(step)
         runs = recognise.node(filter, step.position, step.place, step.within)
-        return Watched(step, runs, self.notes, reason)  # type: ignore[arg-type]
+        return Watched(step, runs, self.notes, why)  # type: ignore[arg-type]
 
     def _own(self, step: Step) -> tuple[Any, str | None]:
         """What runs in place of a filter, and why, if it is something else."""

@@ -32,12 +32,12 @@ class Note:
         before: The message that it got.
         after: The message that it passed on first; None: it passed none on.
         took: Seconds until then, or until its end.
-        reason: Why it dropped, refused or failed; or why it was not run.
+        why: Why it dropped, refused or failed; or why it was not run.
     """
 
     step: Step
     before: Message[Any]
-    reason: str | None = None
+    why: str | None = None
     after: Message[Any] | None = None
     took: float = 0.0
     begun: float = field(default_factory=time.perf_counter)
@@ -54,11 +54,11 @@ class Note:
         if found is self.inner:  # it comes from further in
             return
         if isinstance(found, Dropped):
-            self.reason = found.reason
+            self.why = found.reason
         elif isinstance(found, Rejected):
-            self.reason = "; ".join(found.reasons)
+            self.why = "; ".join(found.reasons)
         elif isinstance(found, BaseException):
-            self.reason = reason_of(found)
+            self.why = reason_of(found)
 
 
 class Watched(Node):
@@ -69,13 +69,13 @@ class Watched(Node):
         step: As it was registered.
         runs: What runs in its place.
         notes: Gets a note for each pass.
-        reason: Why something else runs in its place, if so.
+        why: Why something else runs in its place, if so.
     """
 
-    __slots__ = ("name", "nodes", "notes", "place", "reason", "runs", "step")
+    __slots__ = ("name", "nodes", "notes", "place", "runs", "step", "why")
 
-    def __init__(self, step: Step, runs: Step, notes: list[Note], reason: str | None = None) -> None:
-        self.step, self.runs, self.notes, self.reason = step, runs, notes, reason
+    def __init__(self, step: Step, runs: Step, notes: list[Note], why: str | None = None) -> None:
+        self.step, self.runs, self.notes, self.why = step, runs, notes, why
         self.name, self.place, self.nodes = step.name, step.place, (runs,)
 
     def link(self, next_: Next, build: Build) -> Next:
@@ -93,7 +93,7 @@ class Watched(Node):
         return around(self.runs.link(rest(next_, open), build), open)
 
     def _begin(self, message: Message[Any], open: list[Note]) -> Note:
-        note = Note(self.step, message, self.reason)
+        note = Note(self.step, message, self.why)
         self.notes.append(note)
         open.append(note)
         return note

@@ -2,8 +2,8 @@
 Figures: what `bus.stats()` counts, as rates and depths for people who watch.
 
 All who watch share one look at the bus for each tick, so ten open pages cost as much as one; while nobody looks, nothing runs.
-A look that takes long, because a store is slow or there are very many subscriptions, is followed by a pause twenty times as
-long: watching takes at most a twentieth of one processor.
+After a look that was much work, because there are very many subscriptions, the next one comes later: watching takes at most a
+twentieth of one processor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TICK: Final = 0.5
 LEEWAY: Final = 0.05
 """Seconds by which a look may be early, since those who wait for a tick do not wake up exactly then."""
 SHARE: Final = 20
-"""A look is followed by a pause of so many times its own length, at least."""
+"""From one look to the next, at least so many times the processor time that it took."""
 WINDOW: Final = 2.0
 """Seconds over which rates are measured."""
 STALE: Final = 15.0
@@ -36,8 +36,6 @@ REASONS: Final = 50
 """The most reasons that are shown for one filter or subscription; the others are summed up as "(other)"."""
 TEXT: Final = 200
 """Characters of a reason."""
-
-RATES: Final = ("published", "accepted", "handled")
 
 
 def watched(engine: Engine) -> list[Subscription]:
@@ -52,7 +50,7 @@ class _Counts(NamedTuple):
     """What rates are made of, at one moment."""
 
     moment: float
-    totals: tuple[int, int, int]
+    totals: tuple[int, ...]
     subscriptions: dict[str, tuple[int, int]]
 
 
@@ -99,8 +97,9 @@ class Figures:
         with self._lock:
             begun = time.monotonic()
             if not self._last or begun >= self._due:
+                work = time.thread_time()
                 self._last = self._fresh(begun)
-                self._due = begun + max(TICK - LEEWAY, SHARE * (time.monotonic() - begun))
+                self._due = begun + max(TICK - LEEWAY, SHARE * (time.thread_time() - work))
             return self._last
 
     def sample(self) -> None:
@@ -112,65 +111,65 @@ class Figures:
                 self.sampler.look()
 
     def _fresh(self, moment: float) -> dict[str, Any]:
-        engine = self.engine
+        engine, base = self.engine, self._base(moment)
         found = watched(engine)
-        stats = [(one, one.stats()) for one in found]
+        rows, counted, handled = [], {}, 0
+        for one in found:
+            figures, name = one.stats(), one.name
+            ended = figures["acknowledged"] + figures["dead"] + sum(figures["dropped"].values())
+            handled += ended
+            counted[name] = now = (figures["accepted"], ended)
+            into, out = _rates(now, base.subscriptions.get(name, now), moment - base.moment)
+            rows.append(self._row(one, name, figures) | {"in": into, "out": out})
         totals = engine.ledger.figures(engine.sender.composer.made())
-        ended = {one.name: figures["acknowledged"] + _sum(figures["dropped"]) + figures["dead"] for one, figures in stats}
-        counts = _Counts(
-            moment,
-            (totals["published"], totals["accepted"], sum(ended.values())),
-            {one.name: (figures["accepted"], ended[one.name]) for one, figures in stats},
+        counts = (totals["published"], totals["accepted"], handled)
+        self._past.append(_Counts(moment, counts, counted))
+        self.shape = (
+            engine.state,
+            tuple((name, id(one)) for name, one in zip(counted, found, strict=True)),
+            len(engine.schedules),
         )
-        base = self._base(counts)
-        self.shape = (engine.state, tuple((one.name, id(one)) for one in found), len(engine.schedules))
+        rates = _rates(counts, base.totals or counts, moment - base.moment)
         return {
             "time": time.time(),
             "state": engine.state,
             "health": health_of(self.bus),
             "messages": {
                 **{name: totals[name] for name in ("published", "accepted", "unrouted")},
-                **{
-                    name: {visible(by): _top(reasons) for by, reasons in totals[name].items()}
-                    for name in ("rejected", "dropped")
-                },
+                **{name: _by_filter(totals[name]) for name in ("rejected", "dropped")},
                 "errors": _top(totals["errors"]),
                 "dead_letters": len(engine.dead_letters),
             },
-            "rates": dict(
-                zip(("published", "accepted", "handled"), _rates(counts.totals, base.totals, moment - base.moment), strict=True)
-            ),
-            "subscriptions": [self._subscription(one, figures, counts, base) for one, figures in stats],
+            "rates": dict(zip(("published", "accepted", "handled"), rates, strict=True)),
+            "subscriptions": rows,
         }
 
-    def _subscription(self, one: Subscription, figures: dict[str, Any], counts: _Counts, base: _Counts) -> dict[str, Any]:
-        name = one.name
-        now = counts.subscriptions[name]
-        into, out = _rates(now, base.subscriptions.get(name, now), counts.moment - base.moment)
+    def _row(self, one: Subscription, name: str, figures: dict[str, Any]) -> dict[str, Any]:
         handling = self.sampler.handling(name)
         return {
             "name": visible(name),
-            **{key: figures[key] for key in ("accepted", "acknowledged", "dead", "pending", "in_flight")},
+            "accepted": figures["accepted"],
+            "acknowledged": figures["acknowledged"],
+            "dead": figures["dead"],
+            "pending": figures["pending"],
+            "in_flight": figures["in_flight"],
             "dropped": _top(figures["dropped"]),
             "size": one.plan.size,
             "oldest": figures.get("oldest"),
             "paused": one.paused,
-            "in": into,
-            "out": out,
             "p50": None if handling is None else handling.p50,
             "p99": None if handling is None else handling.p99,
             "samples": 0 if handling is None else handling.samples,
         }
 
-    def _base(self, counts: _Counts) -> _Counts:
-        """Keep these counts, and return those to compare them with: the oldest of the window, or else the last before it."""
+    def _base(self, moment: float) -> _Counts:
+        """The counts to compare with: the oldest of the window, or else the last before it."""
         past = self._past
-        while len(past) > 1 and counts.moment - past[1].moment >= WINDOW:
+        while len(past) > 1 and moment - past[1].moment >= WINDOW:
             past.popleft()
-        if past and counts.moment - past[0].moment > STALE:
+        if past and moment - past[0].moment > STALE:
             past.clear()
-        past.append(counts)
-        return past[0]
+        return past[0] if past else _Counts(moment, (), {})
 
 
 def health_of(bus: Bus) -> dict[str, Any]:
@@ -186,19 +185,19 @@ def health_of(bus: Bus) -> dict[str, Any]:
 
 def _rates(now: tuple[int, ...], before: tuple[int, ...], seconds: float) -> list[float]:
     """Counts per second. A count that has become smaller, because a store was replaced, has no rate."""
-    return [round(max(0, one - other) / seconds, 2) if seconds > 0 else 0.0 for one, other in zip(now, before, strict=True)]
+    if now == before or seconds <= 0:
+        return [0.0] * len(now)
+    return [round(max(0, one - other) / seconds, 2) for one, other in zip(now, before, strict=True)]
 
 
 def _by_filter(found: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     return {visible(by): _top(reasons) for by, reasons in found.items()}
 
 
-def _sum(counts: dict[str, int]) -> int:
-    return sum(counts.values())
-
-
 def _top(counts: dict[str, int]) -> dict[str, int]:
     """The most frequent ones, by a text that is short."""
+    if not counts:
+        return {}
     ordered = sorted(counts.items(), key=lambda one: -one[1])
     found: dict[str, int] = {}
     for reason, count in ordered[:REASONS]:

@@ -94,7 +94,7 @@ class Paths:
             "place": place_text(note.step.place),
             "settings": Copy(NOTHING, SIZE).of(describe_node(note.step)["settings"], "settings"),
             "took": note.took,
-            "reason": _text(note.reason),
+            "why": _text(note.why),
             "message": after,
             "changes": [change for change, _ in zip(changes, range(CHANGES), strict=False)],
         }

@@ -31,7 +31,7 @@ from pipebus.web.path import Paths
 from pipebus.web.stream import EventStream, FigureEvents, Streams, tap
 
 STATIC: Final = Path(__file__).parent / "static"
-FILES: Final = {"page.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
+KINDS: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 LARGEST: Final = 1 << 20
 """Bytes of a request's body."""
 DESCRIBED: Final = 1 << 24
@@ -65,8 +65,8 @@ class Site:
             Route("/livez", self.livez, methods=get),
             Route("/readyz", self.readyz, methods=get),
             Route("/login", self.login, methods=["POST"]),
-            *(Route(f"/{name}", self._file(name)) for name in ("page.js", "page.css")),
-            Route("/", self._file("page.html")),
+            Route("/", self._file(STATIC / "page.html")),
+            *(Route(f"/{path.name}", self._file(path)) for path in STATIC.iterdir() if path.suffix in KINDS),
             Route("/metrics", self._guarded(self.metrics)),
             Route("/api/bus", self._guarded(self.api_bus)),
             Route("/api/figures", self._guarded(self.api_figures)),
@@ -123,10 +123,12 @@ class Site:
             return response
         return self.access.login(request, _table(body).get("token"))
 
-    def _file(self, name: str) -> Endpoint:
+    def _file(self, path: Path) -> Endpoint:
+        content, kind = path.read_bytes(), KINDS[path.suffix]
+
         async def send(request: Request) -> Response:
             self.access.check_page(request)
-            return Response((STATIC / name).read_bytes(), media_type=FILES[name])
+            return Response(content, media_type=kind)
 
         return send
 

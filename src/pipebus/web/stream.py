@@ -32,7 +32,7 @@ CLIENTS: Final = 16
 """The most streams at the same time."""
 PATIENCE: Final = 30.0
 """Seconds in which a client has to read an event."""
-SILENCE: Final = 10.0
+SILENCE: Final = 2.0
 """Seconds after which an event is sent even if nothing has happened, so that a client that is gone is noticed."""
 BATCH: Final = 50
 """The most messages in one event."""
