@@ -78,6 +78,7 @@ async def stream(site: Any, path: str, query: str = "", reads: asyncio.Event | N
     task = asyncio.ensure_future(site(scope, receive, send))
     try:
         start = await asyncio.wait_for(parts.get(), WAIT)
+        assert start["status"] != 200 or b"content-length" not in dict(start["headers"])
         yield Stream(start["status"], parts, task)
     finally:
         gone.set()

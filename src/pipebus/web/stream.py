@@ -81,6 +81,7 @@ class EventStream(Response):
 
     def __init__(self, streams: Streams, following: Next) -> None:
         super().__init__(media_type="text/event-stream")
+        del self.headers["content-length"]  # nobody knows it
         self._streams = streams
         self._following = following
 
