@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from flow_helpers import WAIT, Hold
-from pipebus import Bus, Dropped, Rejected
+from pipebus import Bus, Dropped, Rejected, Subscription
 from pipebus.bus.bus import engine_of
 from pipebus.telemetry import figures as module
-from pipebus.telemetry.figures import REASONS, TEXT, TICK, Figures, watched
+from pipebus.telemetry.figures import BUDGET, REASONS, TEXT, TICK, Figures, watched
 
 
 class Time:
@@ -89,6 +89,28 @@ def test_a_tick_has_one_look_and_a_dear_one_is_followed_by_a_pause(time: Time, m
     assert figures.look() is third
     time.passes(1.0)
     assert figures.look() is not third
+
+
+def test_subscriptions_of_a_slow_store_take_turns(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look has all of them; after that, each look has as many as fit in its time."""
+    bus = Bus()
+    asked: list[str] = []
+    stats = Subscription.stats
+
+    def slow(one: Subscription[Any]) -> Any:
+        asked.append(one.name)
+        time.passes(BUDGET)
+        return stats(one)
+
+    monkeypatch.setattr(Subscription, "stats", slow)
+    for name in "abc":
+        bus.subscribe("x", lambda message: None, name=name)
+    figures = Figures(bus)
+    for _ in range(5):
+        rows = figures.look()["subscriptions"]
+        time.passes()
+        assert [row["name"] for row in rows] == ["a", "b", "c"]
+    assert "".join(asked) == "abc" + "abca"
 
 
 def test_the_time_in_handlers_is_sampled() -> None:

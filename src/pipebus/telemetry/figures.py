@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.engine import Engine
@@ -28,8 +28,10 @@ SHARE: Final = 20
 """From one look to the next, at least so many times the processor time that it took."""
 WINDOW: Final = 2.0
 """Seconds over which rates are measured."""
-STALE: Final = 15.0
+STALE: Final = 60.0
 """Seconds after which an older look says nothing about the present rate."""
+BUDGET: Final = 0.02
+"""Seconds of a look that may pass before the subscriptions that are left have to wait for the next one."""
 MOST: Final = 2_000
 """The most subscriptions that are shown one by one."""
 REASONS: Final = 50
@@ -46,12 +48,46 @@ def watched(engine: Engine) -> list[Subscription]:
     return sorted(found, key=lambda one: one.name)
 
 
-class _Counts(NamedTuple):
-    """What rates are made of, at one moment."""
+class _Rates:
+    """Counts of the last seconds, and how fast they grow."""
 
-    moment: float
-    totals: tuple[int, ...]
-    subscriptions: dict[str, tuple[int, int]]
+    __slots__ = ("_past", "now")
+
+    def __init__(self) -> None:
+        self._past: deque[tuple[float, tuple[int, ...]]] = deque()
+        self.now: list[float] = []
+        """Per second, at the last `add`."""
+
+    def add(self, moment: float, *counts: int) -> list[float]:
+        """Compare with the oldest counts of the window, or else with the last ones before it; without any, the rates are 0."""
+        past = self._past
+        while len(past) > 1 and moment - past[1][0] >= WINDOW:
+            past.popleft()
+        if past and moment - past[0][0] > STALE:
+            past.clear()
+        past.append((moment, counts))
+        since, before = past[0]
+        # A count that has become smaller, because a store was replaced, has no rate.
+        still = moment <= since or counts == before
+        pairs = zip(counts, before, strict=True)
+        self.now = [0.0 if still else round(max(0, one - other) / (moment - since), 2) for one, other in pairs]
+        return self.now
+
+
+class _Row:
+    """What is known of one subscription."""
+
+    __slots__ = ("ended", "figures", "rates")
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+        self.ended = 0
+        self.rates = _Rates()
+
+    def look(self, one: Subscription) -> None:
+        self.figures = figures = one.stats()
+        self.ended = figures["acknowledged"] + figures["dead"] + sum(figures["dropped"].values())
+        self.rates.add(time.monotonic(), figures["accepted"], self.ended)
 
 
 class Figures:
@@ -64,9 +100,7 @@ class Figures:
     Example:
         >>> from pipebus import Bus
         >>> from pipebus.telemetry.figures import Figures
-        >>> from pipebus.telemetry.sampler import sampler_of
-        >>> bus = Bus()
-        >>> Figures(bus, Sampler(bus)).look()["messages"]["published"]
+        >>> Figures(Bus()).look()["messages"]["published"]
         0
     """
 
@@ -78,7 +112,9 @@ class Figures:
         """Of the last look; another one means that `bus.describe()` may have changed."""
         self._lock = threading.Lock()
         self._sampled = 0.0
-        self._past: deque[_Counts] = deque()
+        self._rates = _Rates()
+        self._rows: dict[str, _Row] = {}
+        self._turn = 0  # the subscription that is due first
         self._last: dict[str, Any] = {}
         self._due = 0.0
 
@@ -111,25 +147,13 @@ class Figures:
                 self.sampler.look()
 
     def _fresh(self, moment: float) -> dict[str, Any]:
-        engine, base = self.engine, self._base(moment)
-        found = watched(engine)
-        rows, counted, handled = [], {}, 0
-        for one in found:
-            figures, name = one.stats(), one.name
-            ended = figures["acknowledged"] + figures["dead"] + sum(figures["dropped"].values())
-            handled += ended
-            counted[name] = now = (figures["accepted"], ended)
-            into, out = _rates(now, base.subscriptions.get(name, now), moment - base.moment)
-            rows.append(self._row(one, name, figures) | {"in": into, "out": out})
+        engine = self.engine
+        found = {one.name: one for one in watched(engine)}
+        self._look(found)
         totals = engine.ledger.figures(engine.sender.composer.made())
-        counts = (totals["published"], totals["accepted"], handled)
-        self._past.append(_Counts(moment, counts, counted))
-        self.shape = (
-            engine.state,
-            tuple((name, id(one)) for name, one in zip(counted, found, strict=True)),
-            len(engine.schedules),
-        )
-        rates = _rates(counts, base.totals or counts, moment - base.moment)
+        handled = sum(row.ended for row in self._rows.values())
+        rates = self._rates.add(moment, totals["published"], totals["accepted"], handled)
+        self.shape = (engine.state, tuple((name, id(one)) for name, one in found.items()), len(engine.schedules))
         return {
             "time": time.time(),
             "state": engine.state,
@@ -141,11 +165,26 @@ class Figures:
                 "dead_letters": len(engine.dead_letters),
             },
             "rates": dict(zip(("published", "accepted", "handled"), rates, strict=True)),
-            "subscriptions": rows,
+            "subscriptions": [self._shown(name, one) for name, one in found.items()],
         }
 
-    def _row(self, one: Subscription, name: str, figures: dict[str, Any]) -> dict[str, Any]:
-        handling = self.sampler.handling(name)
+    def _look(self, found: dict[str, Subscription]) -> None:
+        """Look at as many subscriptions as there is time for: each asks a store. The others have their turn later."""
+        self._rows = rows = {name: self._rows.get(name) or _Row() for name in found}
+        order = list(found)
+        first = self._turn % len(order) if order else 0
+        self._turn = 0
+        end = time.monotonic() + BUDGET
+        for index, name in enumerate((*order[first:], *order[:first])):
+            row = rows[name]
+            if not row.figures or time.monotonic() < end:
+                row.look(found[name])
+            elif not self._turn:
+                self._turn = first + index
+
+    def _shown(self, name: str, one: Subscription) -> dict[str, Any]:
+        row, handling = self._rows[name], self.sampler.handling(name)
+        figures, (into, out) = row.figures, row.rates.now
         return {
             "name": visible(name),
             "accepted": figures["accepted"],
@@ -157,19 +196,12 @@ class Figures:
             "size": one.plan.size,
             "oldest": figures.get("oldest"),
             "paused": one.paused,
+            "in": into,
+            "out": out,
             "p50": None if handling is None else handling.p50,
             "p99": None if handling is None else handling.p99,
             "samples": 0 if handling is None else handling.samples,
         }
-
-    def _base(self, moment: float) -> _Counts:
-        """The counts to compare with: the oldest of the window, or else the last before it."""
-        past = self._past
-        while len(past) > 1 and moment - past[1].moment >= WINDOW:
-            past.popleft()
-        if past and moment - past[0].moment > STALE:
-            past.clear()
-        return past[0] if past else _Counts(moment, (), {})
 
 
 def health_of(bus: Bus) -> dict[str, Any]:
@@ -181,13 +213,6 @@ def health_of(bus: Bus) -> dict[str, Any]:
     found = health()
     reasons = [visible(one)[:TEXT] for one in found.reasons]
     return {"live": found.live, "ready": found.ready, "degraded": found.degraded, "reasons": reasons}
-
-
-def _rates(now: tuple[int, ...], before: tuple[int, ...], seconds: float) -> list[float]:
-    """Counts per second. A count that has become smaller, because a store was replaced, has no rate."""
-    if now == before or seconds <= 0:
-        return [0.0] * len(now)
-    return [round(max(0, one - other) / seconds, 2) for one, other in zip(now, before, strict=True)]
 
 
 def _by_filter(found: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:

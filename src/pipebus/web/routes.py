@@ -106,10 +106,9 @@ class Site:
     async def metrics(self, request: Request) -> Response:
         try:
             found = import_module("pipebus.telemetry.prometheus")
-        except ImportError:
-            raise HTTPException(501, "there are no metrics here") from None
-        text = await run_in_threadpool(found.metrics_text, self.bus)
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        except PipebusError as error:
+            raise HTTPException(501, str(error)) from None
+        return Response(await run_in_threadpool(found.metrics_text, self.bus), media_type=found.CONTENT_TYPE)
 
     # --- for people ----------------------------------------------------------------------------------------------------
 
