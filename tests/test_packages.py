@@ -20,6 +20,8 @@ NEEDS = {
     "jmespath": ("config", "from pipebus.values.expressions import Expression; Expression('body')"),
     "tomlkit": ("config", "from pipebus import Bus; Bus().export_config()"),
     "prometheus_client": ("prometheus", "from pipebus.telemetry.prometheus import Collector"),
+    "starlette": ("web", "from pipebus import Bus; from pipebus.web import app; app(Bus())"),
+    "uvicorn": ("web", "from pipebus import Bus; from pipebus.web.serving import serving; serving(Bus(), ':').__enter__()"),
     "nats": ("nats", "from pipebus import Bus; Bus('nats://localhost')"),
     "opentelemetry": ("otel", "from pipebus import Bus; from pipebus.telemetry import instrument; instrument(Bus())"),
     "hypothesis": ("testing", "from pipebus.testing import check_filter; from pipebus.filters import Log; check_filter(Log)"),

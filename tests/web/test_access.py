@@ -60,7 +60,7 @@ def test_nobody_else_may(at: Any, headers: dict[str, str], said: str) -> None:
 )
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_the_page_of_another_site_gets_no_answer(headers: dict[str, str], token: str | None) -> None:
-    """A browser says who asks. A program on another port of this computer counts as another site."""
+    """A browser names the site that sends a request. A program on another port of this computer counts as another site."""
     browser = page_of(Bus(), token=token)
     headers = headers | {"Authorization": f"Bearer {TOKEN}"}
     assert browser.get("/api/bus", headers=headers).status_code == 403

@@ -1,4 +1,4 @@
-"""The path of one message on a bus that is at work: a dry run, after which everything is as before."""
+"""The path of one message on a running bus: a dry run, after which everything is as before."""
 
 from __future__ import annotations
 

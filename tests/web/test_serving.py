@@ -93,7 +93,7 @@ def test_a_page_is_served_in_a_block_and_gone_after_it() -> None:
             assert stream.readline().startswith(b"retry")
         assert get(url, "readyz")[0] == 503
     with stream:
-        stream.read()  # to its end
+        stream.read()
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url, timeout=WAIT)
     assert not any(thread.name == "pipebus-page" for thread in threading.enumerate())

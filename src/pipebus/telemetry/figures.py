@@ -48,6 +48,11 @@ def watched(engine: Engine) -> list[Subscription]:
     return sorted(found, key=lambda one: one.name)
 
 
+def shape_of(engine: Engine) -> object:
+    """A value that is another one after each change that `bus.describe()` may show."""
+    return engine.state, tuple((one.name, id(one)) for one in watched(engine)), len(engine.schedules)
+
+
 class _Rates:
     """Counts of the last seconds, and how fast they grow."""
 
@@ -108,8 +113,6 @@ class Figures:
         self.bus = bus
         self.engine = engine_of(bus)
         self.sampler = sampler_of(bus)
-        self.shape: object = None
-        """Of the last look; another one means that `bus.describe()` may have changed."""
         self._lock = threading.Lock()
         self._sampled = 0.0
         self._rates = _Rates()
@@ -153,7 +156,6 @@ class Figures:
         totals = engine.ledger.figures(engine.sender.composer.made())
         handled = sum(row.ended for row in self._rows.values())
         rates = self._rates.add(moment, totals["published"], totals["accepted"], handled)
-        self.shape = (engine.state, tuple((name, id(one)) for name, one in found.items()), len(engine.schedules))
         return {
             "time": time.time(),
             "state": engine.state,

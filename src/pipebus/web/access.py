@@ -3,8 +3,8 @@ Who may look. A bus shows bodies, errors and settings, so by default only progra
 client's address is a loopback address, and so is the name in the Host header. The second condition is for browsers: a page
 from elsewhere can give its own name the address 127.0.0.1 ("DNS rebinding"), but it cannot change the Host header.
 
-A proxy on the same computer has a loopback address too, whoever is behind it; what it forwards needs a token. The same holds
-for a unix socket, where no address is known. With a token, nobody is let in without it, from wherever the request comes.
+A proxy on the same computer has a loopback address too, and forwards requests from anywhere; so what it forwards needs a token.
+The same holds for a unix socket, where no address is known. With a token, nobody is let in without it, also from this computer.
 """
 
 from __future__ import annotations

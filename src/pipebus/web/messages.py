@@ -49,12 +49,12 @@ class Shown:
     """
 
     def __init__(self, bus: Bus, redact: Iterable[str] = ()) -> None:
-        self._engine = engine_of(bus)
+        self._parts = engine_of(bus)
         self._given = FieldNames(redact, "web.app.redact").names
 
     def names(self) -> FieldNames:
         """The hidden names. They are looked for each time, because filters come and go with subscriptions."""
-        engine = self._engine
+        engine = self._parts
         found = dict.fromkeys(self._given)
         for chain in (engine.router.nodes, engine.delivery_nodes, *engine.lifecycle.filters.own_chains()):
             for step in steps(chain):

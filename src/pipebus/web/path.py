@@ -40,7 +40,7 @@ class Paths:
     """
 
     def __init__(self, bus: Bus, sampler: Sampler, shown: Shown) -> None:
-        self._engine = engine_of(bus)
+        self._parts = engine_of(bus)
         self._sampler = sampler
         self._shown = shown
         self._free = threading.BoundedSemaphore(RUNS)
@@ -53,15 +53,15 @@ class Paths:
             wanted: Of a message: "subject", "body", "headers", "key"; or the "number" of a recent one.
 
         Raises:
-            HTTPException: 400: this is no message; 404: the message is not there any more; 503: too many dry runs hang.
+            HTTPException: 400: this is not a message; 404: the message is not there any more; 503: too many dry runs hang.
             PipebusError: a subject, header or field is wrong.
         """
         message = self._message(wanted)
         if not self._free.acquire(blocking=False):
             raise HTTPException(503, f"{RUNS} dry runs are going on; filters hang, or try again in a moment")
-        found = dry_run(self._engine, message, then=self._free.release)
+        found = dry_run(self._parts, message, then=self._free.release)
         names = self._shown.names()
-        delivery = self._engine.delivery_nodes
+        delivery = self._parts.delivery_nodes
         return {
             "steps": [self._step(note, names) for note in found.notes[:STEPS]],
             "outcome": {name: _text(found.outcome[name]) for name in ("outcome", "by", "reason")},

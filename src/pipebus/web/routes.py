@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.explain import describe_bus
 from pipebus.errors import DeadLetterError, PipebusError, TransportError
 from pipebus.foreign.objects import text_of
-from pipebus.telemetry.figures import Figures, health_of, watched
+from pipebus.telemetry.figures import Figures, health_of, shape_of, watched
 from pipebus.web import letters
 from pipebus.web.access import Access
 from pipebus.web.headers import Headers
@@ -34,6 +35,8 @@ STATIC: Final = Path(__file__).parent / "static"
 KINDS: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 LARGEST: Final = 1 << 20
 """Bytes of a request's body."""
+FRESH: Final = 10
+"""Seconds for which a description is kept, at most."""
 DESCRIBED: Final = 1 << 24
 """Characters of the description of a bus."""
 
@@ -60,6 +63,7 @@ class Site:
         self.figures = Figures(bus)
         self.events = FigureEvents(self.figures)
         self.paths = Paths(bus, self.figures.sampler, self.shown)
+        self._described: tuple[object, bytes] = (None, b"")
         get = ["GET"]
         routes = [
             Route("/livez", self.livez, methods=get),
@@ -132,16 +136,20 @@ class Site:
         return send
 
     async def api_bus(self, request: Request) -> Response:
-        def look() -> bytes:
-            engine = engine_of(self.bus)
+        return _json(await run_in_threadpool(self._description))
+
+    def _description(self) -> bytes:
+        """The description, made again if it may be another one: with a thousand subscriptions it is much work."""
+        engine = engine_of(self.bus)
+        key = (shape_of(engine), int(time.monotonic() / FRESH))
+        if self._described[0] != key:
             described = describe_bus(engine, watched(engine))
             for schedule in described["schedules"]:
                 schedule |= {part: self.shown.value(schedule[part], part) for part in ("body", "headers") if part in schedule}
             facts = {"name": engine.name, "url": engine.url, "version": __version__, "state": engine.state}
             plain = Copy(NOTHING, DESCRIBED).of(described, "describe")
-            return msgspec.json.encode(facts | {"describe": plain, "dry_run": self.dry_run})
-
-        return _json(await run_in_threadpool(look))
+            self._described = (key, msgspec.json.encode(facts | {"describe": plain, "dry_run": self.dry_run}))
+        return self._described[1]
 
     async def api_figures(self, request: Request) -> Response:
         return _json(await run_in_threadpool(self.events.encoded))

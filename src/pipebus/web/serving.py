@@ -70,11 +70,11 @@ def _listening(address: str, token: str | None) -> socket.socket:
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65_535:
-        raise PipebusError(f"{address!r} is no address; write HOST:PORT, as in 127.0.0.1:9000 (port 0: a free one)")
+        raise PipebusError(f"{address!r} is not an address; write HOST:PORT, as in 127.0.0.1:9000 (port 0: a free one)")
     try:
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise PipebusError(f"{host} is no name of a computer ({error}); write HOST:PORT, as in 127.0.0.1:9000") from None
+        raise PipebusError(f"{host} is not the name of a computer ({error}); write HOST:PORT, as in 127.0.0.1:9000") from None
     family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
     if token is None and not is_loopback(str(place[0])):
         raise PipebusError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -24,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 from pipebus.errors import PipebusError
 from pipebus.foreign.objects import text_of
 from pipebus.message.patterns import Pattern
-from pipebus.telemetry.figures import TICK, Figures
+from pipebus.telemetry.figures import TICK, Figures, shape_of
 from pipebus.telemetry.sampler import Seen
 from pipebus.web.messages import Shown, short
 
@@ -34,6 +35,8 @@ PATIENCE: Final = 30.0
 """Seconds in which a client has to read an event."""
 SILENCE: Final = 2.0
 """Seconds after which an event is sent even if nothing has happened, so that a client that is gone is noticed."""
+SELDOM: Final = 2.0
+"""Seconds from one `changed` to the next, because each makes the page ask for the whole description."""
 BATCH: Final = 50
 """The most messages in one event."""
 
@@ -137,20 +140,23 @@ class FigureEvents:
         return data
 
     def stream(self) -> Next:
-        last: tuple[bytes, object] | None = None
+        engine = self.figures.engine
+        sent, shape, due = b"", shape_of(engine), 0.0
 
         def look() -> bytes:
-            nonlocal last
-            before = last
+            nonlocal sent, shape, due
             try:
                 data = self.encoded()
             except PipebusError as error:  # a store or a server is away, and may come back
                 return event("problem", {"error": short(text_of(error), 1000)})
-            last = (data, self.figures.shape)
-            if before is not None and before[0] is data:
+            if data is sent:
                 return b""
-            changed = before is not None and before[1] != last[1]
-            return event("figures", data) + (event("changed", {}) if changed else b"")
+            sent, found = data, event("figures", data)
+            now = time.monotonic()
+            if now >= due and (new := shape_of(engine)) != shape:
+                shape, due = new, now + SELDOM
+                found += event("changed", {})
+            return found
 
         return lambda: run_in_threadpool(look)
 
