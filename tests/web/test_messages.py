@@ -87,7 +87,7 @@ class Hostile:
 
 class Liar(dict[str, Any]):
     def items(self) -> Any:
-        raise KeyboardInterrupt("items")
+        raise GeneratorExit("items")
 
 
 class Endless:

@@ -155,11 +155,9 @@ class Copy:
     def _table(self, fields: Mapping[Any, Any], around: Tables, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, inner in list(self._first(fields.items())):  # a handler may change the table meanwhile
-            name = self._text(said(key))
-            if self._names.include(key, around):
-                found[name] = HIDDEN
-            else:
-                found[name] = self._of(inner, (*around, lower(key)), depth + 1)
+            name = said(key)
+            short_name, hidden = self._text(name), self._names.include(name, around)
+            found[short_name] = HIDDEN if hidden else self._of(inner, (*around, lower(name)), depth + 1)
         return found
 
     def _first(self, values: Iterable[Any]) -> Iterator[Any]:
