@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,3 +190,23 @@ def test_watching_changes_no_figure() -> None:
         for _ in range(3):
             Figures(bus).look()
         assert bus.stats() == before
+
+
+def test_a_look_waits_for_no_store(tmp_path: Path) -> None:
+    """While a disk is slow, and a handler's verdict is not written yet, the page goes on: it counts as in flight."""
+    bus = Bus(f"sqlite:///{tmp_path}/bus.db")
+    hold = Hold()
+    bus.subscribe("a", hold, name="a")
+    figures = Figures(bus)
+    with bus:
+        bus.publish("a")
+        hold.wait_started()
+        with closing(sqlite3.connect(tmp_path / "bus.db")) as other:
+            other.execute("BEGIN IMMEDIATE")  # nothing can be written meanwhile
+            hold.open()
+            [row] = figures.look()["subscriptions"]
+            assert (row["accepted"], row["acknowledged"], row["in_flight"]) == (1, 0, 1)
+            other.rollback()
+        bus.drain(WAIT)
+        [row] = Figures(bus).look()["subscriptions"]
+        assert (row["acknowledged"], row["in_flight"]) == (1, 0)

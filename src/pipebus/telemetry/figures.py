@@ -152,7 +152,8 @@ class Figures:
     def _fresh(self, moment: float) -> dict[str, Any]:
         engine = self.engine
         found = {one.name: one for one in watched(engine)}
-        self._look(found)
+        with engine.transport.glancing():
+            self._look(found)
         totals = engine.ledger.figures(engine.sender.composer.made())
         handled = sum(row.ended for row in self._rows.values())
         rates = self._rates.add(moment, totals["published"], totals["accepted"], handled)

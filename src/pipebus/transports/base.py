@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -246,6 +246,10 @@ class Transport(Protocol):
         Among them may be `oldest`: seconds that the oldest message has waited which no process has, if that costs little.
         """
         return None
+
+    def glancing(self) -> AbstractContextManager[object]:
+        """A `with` block in which `figures` waits for nothing that is being written: they may be those of a moment ago."""
+        return nullcontext()
 
     def announce(self, subscriptions: list[tuple[str, tuple[Pattern, ...], str]]) -> None:
         """

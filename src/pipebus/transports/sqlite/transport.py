@@ -6,6 +6,7 @@ the keeper (`keeper.py`) brings messages in.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import sqlite3
 import threading
@@ -35,6 +36,8 @@ from pipebus.transports.sqlite.tail import Follower
 
 LARGEST: Final = 64 * 2**20
 """Bytes of one message. SQLite would take more, but larger data belong in a file of their own, with its name in the message."""
+
+_glancing: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar("pipebus.glancing", default=False)
 
 
 class SqliteTransport(Transport):
@@ -349,6 +352,14 @@ class SqliteTransport(Transport):
             if found or (writer.rounds == before and writer.idle):
                 return found
 
+    @contextmanager
+    def glancing(self) -> Iterator[None]:
+        token = _glancing.set(True)
+        try:
+            yield
+        finally:
+            _glancing.reset(token)
+
     def figures(self, name: str) -> dict[str, Any] | None:
         if self._keeper is not None:
             if not self.file.refresh():  # the file was removed, and all counts with it
@@ -357,7 +368,7 @@ class SqliteTransport(Transport):
             return None
         bound = self._keeper.bindings.get(name) if self._keeper is not None else None
         name = name if bound is None else bound.name
-        if self._keeper is not None and not self.file.writer.idle:
+        if self._keeper is not None and not (_glancing.get() or self.file.writer.idle):
             with suppress(PipebusError):  # what cannot be settled now counts as in flight
                 self.file.call(None, sync=False)
 
