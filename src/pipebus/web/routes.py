@@ -141,9 +141,10 @@ class Site:
     def _description(self) -> bytes:
         """The description, made again if it may be another one: with a thousand subscriptions it is much work."""
         engine = engine_of(self.bus)
-        key = (shape_of(engine), int(time.monotonic() / FRESH))
+        found = watched(engine)
+        key = (shape_of(engine, found), int(time.monotonic() / FRESH))
         if self._described[0] != key:
-            described = describe_bus(engine, watched(engine))
+            described = describe_bus(engine, found.values())
             for schedule in described["schedules"]:
                 schedule |= {part: self.shown.value(schedule[part], part) for part in ("body", "headers") if part in schedule}
             facts = {"name": engine.name, "url": engine.url, "version": __version__, "state": engine.state}

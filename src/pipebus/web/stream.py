@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 from pipebus.errors import PipebusError
 from pipebus.foreign.objects import text_of
 from pipebus.message.patterns import Pattern
-from pipebus.telemetry.figures import TICK, Figures, shape_of
+from pipebus.telemetry.figures import TICK, Figures
 from pipebus.telemetry.sampler import Seen
 from pipebus.web.messages import Shown, short
 
@@ -140,8 +140,8 @@ class FigureEvents:
         return data
 
     def stream(self) -> Next:
-        engine = self.figures.engine
-        sent, shape, due = b"", shape_of(engine), 0.0
+        figures = self.figures
+        sent, shape, due = b"", figures.shape, 0.0
 
         def look() -> bytes:
             nonlocal sent, shape, due
@@ -151,10 +151,11 @@ class FigureEvents:
                 return event("problem", {"error": short(text_of(error), 1000)})
             if data is sent:
                 return b""
+            if not sent:
+                shape = figures.shape
             sent, found = data, event("figures", data)
-            now = time.monotonic()
-            if now >= due and (new := shape_of(engine)) != shape:
-                shape, due = new, now + SELDOM
+            if figures.shape != shape and time.monotonic() >= due:
+                shape, due = figures.shape, time.monotonic() + SELDOM
                 found += event("changed", {})
             return found
 
