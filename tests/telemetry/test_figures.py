@@ -140,6 +140,8 @@ def test_depth_bound_and_pause_are_shown() -> None:
         for _ in range(3):
             bus.publish("a")
         rows = Figures(bus).look()["subscriptions"]
+        assert rows[0]["oldest"] >= 0
+        assert rows[1]["oldest"] is None
         assert [(row["name"], row["pending"], row["size"], row["paused"]) for row in rows] == [
             ("a", 3, 7, True), ("reader", 0, 10_000, False),
         ]  # fmt: skip

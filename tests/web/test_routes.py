@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -101,6 +102,24 @@ def test_figures_health_and_letters() -> None:
     assert "\u202e" not in letter["traceback"]
     assert letter["message"]["headers"] == {"card": "[redacted]", "tenant": "acme"}
     assert (letter["message"]["body"], letter["message"]["correlation_id"]) == ("bad", "talk")
+
+
+def test_prometheus_can_scrape_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own type and parser; without the package, the answer says how to install it."""
+    needs("prometheus_client")
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with shop() as bus:
+        browser = page_of(bus, token=TOKEN)
+        assert browser.get("/metrics").status_code == 401
+        answer = browser.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+        families = {family.name for family in text_string_to_metric_families(answer.text)}
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert {"pipebus_messages_published", "pipebus_ready"} <= families
+        monkeypatch.delitem(sys.modules, "pipebus.telemetry.prometheus")
+        monkeypatch.setitem(sys.modules, "prometheus_client", None)  # type: ignore[arg-type]
+        missing = page_of(bus).get("/metrics")
+    assert (missing.status_code, ".[prometheus]" in missing.json()["error"]) == (501, True)
 
 
 def test_letters_are_found_by_subject_place_and_error_and_come_in_pages() -> None:

@@ -216,11 +216,7 @@ class Figures:
 
 def health_of(bus: Bus) -> dict[str, Any]:
     """`bus.health()` as JSON."""
-    health = getattr(bus, "health", None)
-    if health is None:
-        ready = bus.state == "started"
-        return {"live": True, "ready": ready, "degraded": False, "reasons": [] if ready else [f"the bus is {bus.state}"]}
-    found = health()
+    found = bus.health()
     reasons = [visible(one)[:TEXT] for one in found.reasons]
     return {"live": found.live, "ready": found.ready, "degraded": found.degraded, "reasons": reasons}
 
