@@ -13,7 +13,7 @@ from flow_helpers import WAIT, Hold
 from pipebus import Bus, Dropped, Rejected, Subscription
 from pipebus.bus.bus import engine_of
 from pipebus.telemetry import figures as module
-from pipebus.telemetry.figures import BUDGET, REASONS, TEXT, TICK, Figures, watched
+from pipebus.telemetry.figures import BUDGET, REASONS, SHARE, TEXT, TICK, Figures, watched
 
 
 class Time:
@@ -70,7 +70,7 @@ def test_who_looks_seldom_gets_the_rate_since_the_last_look_and_after_a_while_no
 
 
 def test_a_tick_has_one_look_and_a_dear_one_is_followed_by_a_pause(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a million actors a look takes seconds. It is not repeated before twenty times as long has passed."""
+    """With a million actors a look takes seconds. It is not repeated before a hundred times as long has passed."""
     bus = Bus()
     figures = Figures(bus)
     first = figures.look()
@@ -88,7 +88,7 @@ def test_a_tick_has_one_look_and_a_dear_one_is_followed_by_a_pause(time: Time, m
     monkeypatch.setattr(module, "watched", dear)
     time.passes()
     third = figures.look()
-    time.passes(19.0)
+    time.passes(SHARE - 1.0)
     assert figures.look() is third
     time.passes(1.0)
     assert figures.look() is not third

@@ -2,8 +2,8 @@
 Figures: what `bus.stats()` counts, as rates and depths for people who watch.
 
 All who watch share one look at the bus for each tick, so ten open pages cost as much as one; while nobody looks, nothing runs.
-After a look that was much work, because there are very many subscriptions, the next one comes later: watching takes at most a
-twentieth of one processor.
+After a look that was much work, because there are very many subscriptions, the next one comes later: the looks take at most a
+hundredth of one processor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TICK: Final = 0.5
 """Seconds from one look at the bus to the next, at least."""
 LEEWAY: Final = 0.05
 """Seconds by which a look may be early, since those who wait for a tick do not wake up exactly then."""
-SHARE: Final = 20
+SHARE: Final = 100
 """From one look to the next, at least so many times the processor time that it took."""
 WINDOW: Final = 2.0
 """Seconds over which rates are measured."""

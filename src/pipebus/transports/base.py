@@ -209,10 +209,7 @@ class Transport(Protocol):
         ...
 
     def pending(self, name: str) -> int:
-        """
-        How many messages a bound subscription has yet to settle, as far as the transport knows: a drain waits for them.
-        Delayed messages do not count.
-        """
+        """How many messages it knows that a subscription has yet to settle, without delayed ones: a drain waits for them."""
         ...
 
     # --- what has a default ---------------------------------------------------------------------------------------------------
