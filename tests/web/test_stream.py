@@ -209,7 +209,7 @@ def test_a_store_that_is_away_is_reported_and_the_stream_goes_on() -> None:
 
     async def main() -> None:
         async with opened(app(bus), "/api/events") as page:
-            assert await page.event("problem") == {"error": "TransportError: the disk is\\naway"}
+            assert await page.event("problem") == {"error": "the disk is\\naway"}
             away.clear()
             assert (await page.event("figures"))["state"] == "new"
 

@@ -171,7 +171,7 @@ class _Rehearsal:
         self.router = _Routes(self, engine.router)
 
     def run(self, message: Message[Any]) -> None:
-        with asyncio.Runner() as runner:  # makes its loop when it is needed
+        with asyncio.Runner() as runner:
             started: list[Any] = []
             try:
                 message = self.engine.sender.composer.whole(message)

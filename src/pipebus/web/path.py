@@ -15,7 +15,7 @@ from pipebus.bus.watched import Note, way
 from pipebus.filters.field_names import FieldNames
 from pipebus.message.message import Message
 from pipebus.telemetry.sampler import Sampler
-from pipebus.web.messages import NOTHING, Copy, Shown, name_text, short
+from pipebus.web.messages import NOTHING, WHOLE, Copy, Shown, name_text, short
 
 RUNS: Final = 4
 """The most dry runs at the same time, with those that were given up and still hang in a filter."""
@@ -61,11 +61,11 @@ class Paths:
             raise HTTPException(503, f"{RUNS} dry runs are going on; filters hang, or try again in a moment")
         found = dry_run(self._parts, message, then=self._free.release)
         names = self._shown.names()
-        delivery = self._parts.delivery_nodes
+        delivery, reached = self._parts.delivery_nodes, sorted(found.reached, key=lambda one: one.name)
         return {
             "steps": [self._step(note, names) for note in found.notes[:STEPS]],
             "outcome": {name: _text(found.outcome[name]) for name in ("outcome", "by", "reason")},
-            "mailboxes": [way(one, delivery) for one in sorted(found.reached, key=lambda one: one.name)],
+            "mailboxes": Copy(NOTHING, WHOLE).of([way(one, delivery) for one in reached], "mailboxes"),
         }
 
     def _message(self, wanted: dict[str, Any]) -> Message[Any]:

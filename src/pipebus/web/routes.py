@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from pipebus import __version__
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.explain import describe_bus
-from pipebus.errors import DeadLetterError, PipebusError, TransportError
+from pipebus.errors import DeadLetterError, PipebusError, TransportError, reason_of
 from pipebus.foreign.objects import text_of
 from pipebus.telemetry.figures import Figures, health_of, shape_of, watched
 from pipebus.web import letters
@@ -148,8 +148,8 @@ class Site:
             for schedule in described["schedules"]:
                 schedule |= {part: self.shown.value(schedule[part], part) for part in ("body", "headers") if part in schedule}
             facts = {"name": engine.name, "url": engine.url, "version": __version__, "state": engine.state}
-            plain = Copy(NOTHING, DESCRIBED).of(described, "describe")
-            self._described = (key, msgspec.json.encode(facts | {"describe": plain, "dry_run": self.dry_run}))
+            plain = Copy(NOTHING, DESCRIBED).of(facts | {"describe": described, "dry_run": self.dry_run}, "bus")
+            self._described = (key, msgspec.json.encode(plain))
         return self._described[1]
 
     async def api_figures(self, request: Request) -> Response:
@@ -237,7 +237,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _bus_error(request: Request, error: Exception) -> Response:
     """What was asked for does not exist or cannot be, as a pattern; or a store is away."""
     status = 404 if isinstance(error, DeadLetterError) else 503 if isinstance(error, TransportError) else 400
-    return _json({"error": short(text_of(error), WHOLE)}, status)
+    return _json({"error": short(reason_of(error), WHOLE)}, status)
 
 
 async def _failure(request: Request, error: Exception) -> Response:

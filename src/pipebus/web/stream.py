@@ -22,8 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pipebus.errors import PipebusError
-from pipebus.foreign.objects import text_of
+from pipebus.errors import PipebusError, reason_of
 from pipebus.message.patterns import Pattern
 from pipebus.telemetry.figures import TICK, Figures
 from pipebus.telemetry.sampler import Seen
@@ -148,7 +147,7 @@ class FigureEvents:
             try:
                 data = self.encoded()
             except PipebusError as error:  # a store or a server is away, and may come back
-                return event("problem", {"error": short(text_of(error), 1000)})
+                return event("problem", {"error": short(reason_of(error), 1000)})
             if data is sent:
                 return b""
             if not sent:
