@@ -55,6 +55,7 @@ def test_nobody_else_may(at: Any, headers: dict[str, str], said: str) -> None:
         {"Origin": "http://evil.example"},
         {"Origin": "http://127.0.0.1:3000"},
         {"Origin": "null"},
+        {"Origin": "http://["},
     ],
     ids=str,
 )

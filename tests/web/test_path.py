@@ -20,6 +20,7 @@ from pipebus.bus.bus import engine_of
 from pipebus.bus.dry_run import dry_run
 from pipebus.filters import Dedupe, Enrich, Expire, Log, Redact, Reroute, Retry, SetHeaders, Timeout, Validate
 from pipebus.pipeline.shapes import Context, Steps
+from pipebus.telemetry.sampler import sampler_of
 from pipebus.web import path as module
 from pipebus.web.path import changes_of
 from web_helpers import page_of
@@ -372,6 +373,34 @@ def test_a_recent_message_is_taken_by_its_number() -> None:
         assert (found["outcome"]["outcome"], found["steps"][0]["message"]["id"]) == ("accepted", "m1")
         for number in (999, "1", None, -5, 1.5):
             assert browser.post("/api/path", json={"number": number}).status_code == 404
+
+
+def test_a_recent_message_keeps_its_body_if_a_filter_changes_that_in_place() -> None:
+    """In memory the body is in the hands of handlers and readers, and is copied; one that cannot be copied is refused."""
+    bus = Bus()
+
+    @bus.use
+    def count(message: Message, call_next: Any) -> Any:
+        if isinstance(message.body, dict):
+            message.body["passes"] = message.body.get("passes", 0) + 1
+        return call_next(message)
+
+    bus.subscribe("orders", lambda message: None)
+    body: dict[str, Any] = {}
+    with bus:
+        browser = page_of(bus)
+        browser.get("/api/figures")
+        bus.publish("orders", body)
+        bus.publish("orders", threading.Lock())
+        bus.drain(WAIT)
+        first, second = [one.number for one in sampler_of(bus).recent()]
+        [step] = browser.post("/api/path", json={"number": first}).json()["steps"]
+        refused = browser.post("/api/path", json={"number": second})
+
+    assert step["message"]["body"] == {"passes": 2}
+    assert body == {"passes": 1}
+    assert refused.status_code == 400
+    assert "cannot be copied" in refused.json()["error"]
 
 
 @pytest.mark.parametrize(

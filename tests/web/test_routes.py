@@ -40,7 +40,7 @@ def test_each_file_of_the_page_has_its_type() -> None:
     assert {path: browser.get(path).headers["content-type"].split(";")[0] for path in kinds} == kinds
 
 
-ELSEWHERE = ["/static/page.js", "/../routes.py", "/%2e%2e/routes.py", "/routes.py", "/api", "/api/nothing"]
+ELSEWHERE = ["/static/page.js", "/../routes.py", "/%2e%2e/routes.py", "/routes.py", "/api", "/api/nothing", "/page.js/"]
 
 
 @pytest.mark.parametrize("path", ELSEWHERE)

@@ -9,6 +9,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cli_helpers import ENV, Live, Shop, assert_said_well, subscription
 
 from flow_helpers import WAIT
 from pipebus import Bus, PipebusError
+from pipebus.web import connection
 from pipebus.web.serving import serving
 from web_helpers import TOKEN
 
@@ -131,6 +133,20 @@ def test_odd_requests_get_an_answer_and_the_next_one_too() -> None:
         assert get(url, "livez") == (200, b"ok")
 
 
+@pytest.mark.thorough
+def test_clients_that_send_no_request_keep_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a few of them, who need no token, would make a supervisor restart the program."""
+    monkeypatch.setattr(connection, "DEADLINE", 0.5)
+    with serving(Bus(), "127.0.0.1:0") as url:
+        host, port = url.removeprefix("http://").rstrip("/").split(":")
+        silent = [socket.create_connection((host, int(port)), timeout=WAIT) for _ in range(100)]
+        silent[0].sendall(b"GET /livez HTTP/1.1\r\nHost: ")
+        assert get(url, "livez") == (200, b"ok")
+        for one in silent:
+            with one, suppress(ConnectionResetError):
+                assert one.recv(100) == b""
+
+
 # --- the command -----------------------------------------------------------------------------------------------------------
 
 
@@ -138,7 +154,7 @@ def test_odd_requests_get_an_answer_and_the_next_one_too() -> None:
 def test_a_run_shows_its_page_until_a_signal_ends_it(shop: Shop) -> None:
     """It prints where the page is, before anything else; SIGTERM ends both, also while a page is open."""
     shop.config(OK, TICKS)
-    with shop.live("run", "bus.toml", "--allow", "shop", "--http", "127.0.0.1:0") as live:
+    with shop.live("run", "bus.toml", "--allow", "shop", "--http", "127.0.0.1:0", "--no-dry-run") as live:
         url = page_in(live)
         live.err.wait_for(2)  # type: ignore[union-attr]
         assert get(url, "readyz") == (200, b"ok")
@@ -146,7 +162,8 @@ def test_a_run_shows_its_page_until_a_signal_ends_it(shop: Shop) -> None:
         seen = ""
         while '"till"' not in seen:
             seen = stream.readline().decode()
-        assert json.loads(get(url, "api/bus")[1])["state"] == "started"
+        found = json.loads(get(url, "api/bus")[1])
+        assert (found["state"], found["dry_run"]) == ("started", False)
         live.signal(signal.SIGTERM)
         assert live.wait() == 0
         with stream:

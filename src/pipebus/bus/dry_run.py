@@ -176,7 +176,7 @@ class _Rehearsal:
             try:
                 message = self.engine.sender.composer.whole(message)
                 self.engine.check_address(message.subject)
-                self.router.nodes = self._rehearsed(self.engine.router.nodes)
+                self.router.nodes = self._rehearsed(self.engine.registry.publish_nodes)
                 route = self.router.fresh(message.subject)
                 for step in filters_for(route.nodes, message.subject):
                     self._start(step, started, runner)

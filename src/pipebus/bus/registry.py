@@ -130,6 +130,11 @@ class Registry:
             self.delivery_nodes = (self.enclosing[1], *self.delivery_nodes)
             self.router.forget_all()
 
+    @property
+    def publish_nodes(self) -> tuple[Node, ...]:
+        """The publish chain without what encloses it."""
+        return tuple(node for node in self.router.nodes if node not in self.enclosing)
+
     def _check_chains(self, text: str, call: str) -> None:
         if self.lifecycle.state not in ("new", "stopped"):
             raise LifecycleError(f"{text}: chains are frozen; call {call} before start()")

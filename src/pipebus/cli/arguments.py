@@ -12,6 +12,8 @@ from pipebus.inputs.records import strict_json
 from pipebus.values.quantities import seconds
 
 HELP = "a config file (TOML), or MODULE:BUS: a bus in a Python module, or a function that makes one"
+TOKEN = "PIPEBUS_HTTP_TOKEN"
+"""The environment variable with the token of the page."""
 URL_HELP = "; or a transport's URL, as in sqlite:///bus.db"
 
 

@@ -12,6 +12,7 @@ from msgspec import ValidationError, to_builtins
 
 from pipebus.bus.bus import engine_of
 from pipebus.cli import MISTAKES, CommandError
+from pipebus.cli.arguments import TOKEN
 from pipebus.cli.figures import Figures, Rates, Row, figures_of
 from pipebus.cli.show import printable
 from pipebus.cli.stores import inspected
@@ -19,8 +20,6 @@ from pipebus.cli.targets import open_bus, shown
 from pipebus.errors import PipebusError
 from pipebus.inputs.records import strict_json
 
-TOKEN: Final = "PIPEBUS_HTTP_TOKEN"
-"""The environment variable with the token of the server."""
 EVERY: Final = 1.0
 """Seconds between two looks."""
 PATIENCE: Final = 3.0

@@ -155,7 +155,11 @@ class Run:
         begin = time.perf_counter()
         # If stdout is for data, what handlers print goes to stderr.
         data = args.tail is not None or args.outcomes or args.json
-        with served(self.bus, args.http), self._tailing(), redirect_stdout(sys.stderr) if data else nullcontext():
+        with (
+            served(self.bus, args.http, not args.no_dry_run),
+            self._tailing(),
+            redirect_stdout(sys.stderr) if data else nullcontext(),
+        ):
             try:
                 self._records() if args.input else self._until_stopped()
             except BadInput as error:

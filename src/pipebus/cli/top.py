@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pipebus.cli import CommandError, CommandFailed, log_to_stderr
-from pipebus.cli.arguments import add_allow
+from pipebus.cli.arguments import TOKEN, add_allow
 from pipebus.cli.figures import SORTS, Figures, columns, figures_of, header, ordered
 from pipebus.cli.interrupts import Interrupted, Interrupts
 from pipebus.cli.live import Live
-from pipebus.cli.looks import EVERY, TOKEN, Away, Server, Store
+from pipebus.cli.looks import EVERY, Away, Server, Store
 from pipebus.cli.show import as_json, has_rich, table
 from pipebus.foreign.packages import install
 

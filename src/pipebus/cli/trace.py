@@ -65,8 +65,8 @@ class Trace:
         self.harness = harness
         self.notes: list[Note] = []
         self.reached: list[Subscription] = []  # those that got it
-        router = engine_of(bus).router
-        router.nodes = watched(router.nodes, self.notes)
+        engine = engine_of(bus)
+        engine.router.nodes = watched(engine.registry.publish_nodes, self.notes)
 
     def publish(self, message: Message[Any]) -> dict[str, Any]:
         """Return the outcome, in the words of `pipebus publish`."""

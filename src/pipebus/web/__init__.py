@@ -24,8 +24,8 @@ def app(bus: Bus, *, token: str | None = None, dry_run: bool = True, redact: Ite
 
     Args:
         bus: The bus.
-        token: A secret that lets people in from anywhere. None: the page answers only to this computer, and to nothing that a
-            proxy forwards.
+        token: A secret that lets people in from anywhere. None: the page answers only to this computer. Behind a proxy, always
+            set one: not every proxy says that it forwards.
         dry_run: Whether people may send a message of theirs through the filters, to see what each does. No mailbox gets it and
             no figure changes, but filters that are not dataclasses are run themselves, with whatever else they do.
         redact: Names of headers and body fields whose values are hidden, as in `Log.redact`. Those that the bus's own `Log` and

@@ -82,7 +82,7 @@ class Access:
         site = request.headers.get("sec-fetch-site", "none")
         origin = request.headers.get("origin")
         host = request.headers.get("host", "")
-        if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
+        if site not in ("same-origin", "none") or (origin is not None and origin.partition("://")[2] != host):
             raise HTTPException(403, "only the page itself may ask this; another site has sent the request")
 
     def login(self, request: Request, given: object) -> Response:

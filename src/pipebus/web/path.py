@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from typing import Any, Final
@@ -13,6 +14,7 @@ from pipebus.bus.dry_run import dry_run
 from pipebus.bus.explain import describe_node, place_text
 from pipebus.bus.watched import Note, way
 from pipebus.filters.field_names import FieldNames
+from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
 from pipebus.telemetry.sampler import Sampler
 from pipebus.web.messages import NOTHING, WHOLE, Copy, Shown, name_text, short
@@ -73,7 +75,7 @@ class Paths:
             number = wanted["number"]
             for one in self._sampler.recent(number - 1 if isinstance(number, int) else 0):
                 if one.number == number:
-                    return one.message
+                    return _apart(one.message)
             raise HTTPException(404, "this message is not among the recent ones any more; take another")
         unknown = wanted.keys() - {*FIELDS}
         if unknown or not isinstance(wanted.get("subject"), str):
@@ -98,6 +100,19 @@ class Paths:
             "message": after,
             "changes": [change for change, _ in zip(changes, range(CHANGES), strict=False)],
         }
+
+
+def _apart(message: Message[Any]) -> Message[Any]:
+    """
+    The same message with a body of its own: in memory, the real one is in the hands of handlers and readers.
+
+    Raises:
+        HTTPException: 400: the body cannot be copied.
+    """
+    try:
+        return message.with_body(copy.deepcopy(message.body))
+    except Exception as error:
+        raise HTTPException(400, f"its body cannot be copied for a dry run: {short(text_of(error), REASON)}") from None
 
 
 def changes_of(before: Any, after: Any, path: str = "") -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
@@ -13,7 +14,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -29,7 +30,7 @@ from pipebus.web.access import Access
 from pipebus.web.headers import Headers
 from pipebus.web.messages import NOTHING, WHOLE, Copy, Shown, short
 from pipebus.web.path import Paths
-from pipebus.web.stream import EventStream, FigureEvents, Streams, tap
+from pipebus.web.stream import PATIENCE, EventStream, FigureEvents, Streams, tap
 
 STATIC: Final = Path(__file__).parent / "static"
 KINDS: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -39,6 +40,9 @@ FRESH: Final = 10
 """Seconds for which a description is kept, at most."""
 DESCRIBED: Final = 1 << 24
 """Characters of the description of a bus."""
+
+READERS: Final = 2
+"""The most answers at the same time that read many messages or figures at once."""
 
 CONVERSATION: Final = 200
 """The most messages of a conversation that are shown."""
@@ -78,11 +82,14 @@ class Site:
             Route("/api/messages", self._guarded(self.api_messages)),
             Route("/api/path", self._guarded(self.api_path), methods=["POST"]),
             Route("/api/dead", self._guarded(self.api_dead)),
-            Route("/api/dead/{id}", self._guarded(self.api_letter)),
-            Route("/api/conversation/{id}", self._guarded(self.api_conversation)),
+            Route("/api/dead/{id:path}", self._guarded(self.api_letter)),
+            Route("/api/conversation/{id:path}", self._guarded(self.api_conversation)),
         ]
         errors = {HTTPException: _http_error, PipebusError: _bus_error, Exception: _failure}
-        self._app = Headers(Starlette(routes=routes, exception_handlers=errors))
+        self._readers = asyncio.Semaphore(READERS)
+        app = Starlette(routes=routes, exception_handlers=errors)
+        app.router.redirect_slashes = False  # it would send people wherever the Host header says
+        self._app = Headers(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -101,7 +108,7 @@ class Site:
 
     async def _probe(self, request: Request, what: str) -> Response:
         """Anybody may ask whether the bus works; why it does not is for those who may look."""
-        health = await run_in_threadpool(health_of, self.bus)
+        health = health_of(self.bus)  # here, since it does not wait, and the threads may be busy
         if health[what]:
             return PlainTextResponse("ok")
         reasons = "\n".join(health["reasons"]) if self.access.may_look(request) else ""
@@ -112,7 +119,7 @@ class Site:
             found = import_module("pipebus.telemetry.prometheus")
         except PipebusError as error:
             raise HTTPException(501, str(error)) from None
-        return Response(await run_in_threadpool(found.metrics_text, self.bus), media_type=found.CONTENT_TYPE)
+        return Response(await self._read(found.metrics_text, self.bus), media_type=found.CONTENT_TYPE)
 
     # --- for people ----------------------------------------------------------------------------------------------------
 
@@ -136,7 +143,7 @@ class Site:
         return send
 
     async def api_bus(self, request: Request) -> Response:
-        return _json(await run_in_threadpool(self._description))
+        return _json(await self._read(self._description))
 
     def _description(self) -> bytes:
         """The description, made again if it may be another one: with a thousand subscriptions it is much work."""
@@ -170,10 +177,10 @@ class Site:
 
     async def api_dead(self, request: Request) -> Response:
         wanted = dict(request.query_params)
-        return _json(await run_in_threadpool(letters.listed, self.bus, wanted))
+        return _json(await self._read(letters.listed, self.bus, wanted))
 
     async def api_letter(self, request: Request) -> Response:
-        return _json(await run_in_threadpool(letters.one, self.bus, self.shown, request.path_params["id"]))
+        return _json(await self._read(letters.one, self.bus, self.shown, request.path_params["id"]))
 
     async def api_conversation(self, request: Request) -> Response:
         id = request.path_params["id"]
@@ -184,7 +191,11 @@ class Site:
             found = found[-CONVERSATION:]
             return {"messages": [self.shown.message(one.message, one.number, one.subscriptions, names=names) for one in found]}
 
-        return _json(await run_in_threadpool(look))
+        return _json(await self._read(look))
+
+    async def _read(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        async with self._readers:
+            return await run_in_threadpool(call, *arguments)
 
     def _guarded(self, endpoint: Endpoint) -> Endpoint:
         """An endpoint for those who may look."""
@@ -199,13 +210,19 @@ class Site:
 async def _body(request: Request) -> bytes:
     """
     Raises:
-        HTTPException: 413: it is too large.
+        HTTPException: 413: it is too large; 408, 400: it has not come.
     """
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST:
-            raise HTTPException(413, f"a request has at most {LARGEST:,} bytes")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for part in request.stream():
+                body += part
+                if len(body) > LARGEST:
+                    raise HTTPException(413, f"a request has at most {LARGEST:,} bytes")
+    except TimeoutError:
+        raise HTTPException(408, f"the request has not come within {PATIENCE:g} s") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the client is gone") from None
     return bytes(body)
 
 

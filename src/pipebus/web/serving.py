@@ -19,26 +19,29 @@ from pipebus.foreign.packages import install
 from pipebus.web.access import is_loopback
 from pipebus.web.routes import Site
 
-CONNECTIONS: Final = 64
-"""The most connections at the same time."""
+BACKLOG: Final = 128
+"""Connections that may wait to be accepted."""
 GRACE: Final = 2
 """Seconds that answers have when the server ends."""
 
 
 @contextmanager
-def serving(bus: Bus, address: str, token: str | None = None) -> Iterator[str]:
+def serving(bus: Bus, address: str, token: str | None = None, dry_run: bool = True) -> Iterator[str]:
     """
     Serve the page of a bus in a `with` block; the value is its URL.
 
     Args:
         address: HOST:PORT, as in "127.0.0.1:9000" or "[::1]:9000"; port 0: a free one.
         token: As for `pipebus.web.app`; other computers can reach the page only with one.
+        dry_run: As for `pipebus.web.app`.
 
     Raises:
         UnsupportedCapability: uvicorn is not installed. PipebusError: the address is none, is taken, or needs a token.
     """
     try:
         import uvicorn
+
+        from pipebus.web.connection import Connection
     except ImportError:
         raise UnsupportedCapability(f"serving the page of a bus needs the package uvicorn: {install('web')}") from None
 
@@ -47,11 +50,11 @@ def serving(bus: Bus, address: str, token: str | None = None) -> Iterator[str]:
             await super().startup(sockets)
             up.set()
 
-    site = Site(bus, token=token, dry_run=True, redact=())
+    site = Site(bus, token=token, dry_run=dry_run, redact=())
     with _listening(address, token) as listener:
         config = uvicorn.Config(
-            site, http="h11", ws="none", lifespan="off", log_config=None, log_level="warning", access_log=False,
-            proxy_headers=False, server_header=False, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE,
+            site, http=Connection, ws="none", lifespan="off", log_config=None, log_level="warning", access_log=False,
+            proxy_headers=False, server_header=False, timeout_graceful_shutdown=GRACE,
         )  # fmt: skip
         server, up = Server(config), threading.Event()
         thread = threading.Thread(target=server.run, args=([listener],), name="pipebus-page", daemon=True)
@@ -85,7 +88,7 @@ def _listening(address: str, token: str | None) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
-        listener.listen(CONNECTIONS)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise PipebusError(f"cannot listen on {address}: {error.strerror}; take another port (0: a free one)") from None
