@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -24,7 +28,10 @@ OUTBOX = ROOT / "examples" / "10_outbox.py"
 """This example needs packages of other people, and gets killed."""
 TELEMETRY = ROOT / "examples" / "11_telemetry.py"
 """This example needs FastAPI, whose versions have spans of their own or none."""
-EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in (DURABLE, PROCESSES, OUTBOX, TELEMETRY))
+PAGE = ROOT / "examples" / "12_page.py"
+"""This example serves a page until it is stopped."""
+ALONE = (DURABLE, PROCESSES, OUTBOX, TELEMETRY, PAGE)
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in ALONE)
 FILES = sorted((ROOT / "examples").glob("*/pipebus.toml"))
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
 
@@ -332,6 +339,36 @@ def test_the_telemetry_example_prints_the_traces_of_its_requests() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line for line in done.stdout.splitlines() if not re.match(r"trace \d  (fastapi\.|POST )", line)]
     assert sorted(lines) == TRACED.split("\n")[1:-1]
+
+
+@pytest.mark.thorough
+def test_the_page_example_shows_its_bus_until_ctrl_c() -> None:
+    """The example prints the address of the page, which shows a bus that works; Ctrl-C ends it without a traceback."""
+    missing.needs("fastapi")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-W", "error", str(PAGE), port]
+    with subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        page = process.stdout.readline().strip()
+        assert page == f"http://127.0.0.1:{port}/bus/"
+        while not (billed := answer(f"http://127.0.0.1:{port}/")) or json.loads(billed)["billed"] < 3:
+            assert process.poll() is None, process.stderr.read()
+        assert "page.js" in answer(page.removesuffix("/"))
+        assert json.loads(answer(f"{page}api/figures"))["messages"]["rejected"].keys() <= {"has_country"}
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+
+    assert process.returncode == 0, errors
+    assert "KeyboardInterrupt" not in errors
+
+
+def answer(url: str) -> str:
+    """What a server answers; nothing while it is not there yet."""
+    with suppress(URLError), urlopen(url, timeout=10) as found:
+        return str(found.read().decode())
+    return ""
 
 
 NO_PACKAGE = "import runpy, sys; sys.modules['nats'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
