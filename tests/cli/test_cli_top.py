@@ -37,6 +37,7 @@ from pipebus.cli import board
 from pipebus.cli.figures import amount, duration, figures_of, ordered
 
 TOKEN = "PIPEBUS_HTTP_TOKEN"
+TICK = '[[every]]\ninterval = "20ms"\nsubject = "orders.tick"\nbody = { n = 1 }\n'
 
 
 def row(name: str, pending: int = 0, **more: Any) -> dict[str, Any]:
@@ -285,6 +286,22 @@ class TestStore:
         shop.config(self.STORE, subscription("billing", "orders.>", "ok"), subscription("idle", "x", "ok"))
         assert shop.run("publish", "bus.toml", "--allow", "shop", "orders.new", '"tea"').returncode == 0
         return shop
+
+    @pytest.mark.thorough
+    def test_a_bus_that_runs_is_seen(self, shop: Shop) -> None:
+        """The program of `pipebus run --http` answers `top`, with rates and times of handling."""
+        shop.config(subscription("billing", "orders.>", "ok"), TICK, name="live.toml")
+        with shop.live("run", "live.toml", "--allow", "shop", "--http", "127.0.0.1:0", notes=True) as live:
+            assert live.err
+            url = live.err.wait_for(1)[0].split()[-1]
+            assert live.notes.readline() == "{'n': 1}\n"
+            table = run("top", url).stdout.splitlines()
+            [billing] = json.loads(run("top", url, "--json", "--once").stdout)["subscriptions"]
+
+        assert table[0] == f"{url}  started, ready"
+        assert table[5].split()[0] == "billing"
+        assert billing["in"] > 0
+        assert billing["p99"] > 0
 
     def test_it_shows_what_waits_although_no_program_runs(self, shop: Shop) -> None:
         shop.run("subscriptions", "pause", self.URL, "idle")
