@@ -19,6 +19,8 @@ import pytest
 
 from flow_helpers import LONG, WAIT, Boom, InThread, wait_until
 from pipebus import Actor, Around, Bus, BusClosed, Delivery, Message, Pause, PipebusError, Pipeline, StopReport, when
+from pipebus.bus.bus import engine_of
+from pipebus.bus.stopping import pools
 from pipebus.filters import Redeliver, Retry, Timeout
 
 sys.path.append(str(Path(__file__).parents[1] / "transports"))
@@ -171,6 +173,11 @@ class Agent:
 
 def broken_off(bus: Bus, **options: Any) -> StopReport:
     """Stop while an agent waits, when nothing else is left to be handled."""
+    pooled = pools(engine_of(bus), bus.subscriptions)
+    if not any(
+        one.plan.run_on == "loop" for one in bus.subscriptions
+    ):  # a thread that is not yet in its wait has less time to end
+        wait_until(lambda: any(worker.waits for pool in pooled for worker in list(pool.workers)), "the agent waits")
     report = bus.stop(**options)
     assert report.left.get("agent") == 1, report
     assert report.abandoned == ()
