@@ -30,10 +30,11 @@ from pipebus import (
     Rejected,
     RequestFailed,
     Subscription,
+    around,
     transform,
 )
 from pipebus.errors import LifecycleError, PipelineError
-from pipebus.filters import Retry, Timeout, Validate
+from pipebus.filters import Redeliver, Retry, Timeout, Validate
 from pipebus.telemetry import destinations, instrument, names
 from pipebus.testing import Harness
 
@@ -371,6 +372,48 @@ def test_after_a_thousand_subjects_names_hold_no_further_ones(emitted: Emitted, 
 @transform
 def only_paid(message: Message) -> Message | Dropped:
     return message if message.body else Dropped("not paid")
+
+
+def fails(message: Message) -> None:
+    raise ValueError("down")
+
+
+def refuses(message: Message, delivery: Delivery) -> None:
+    delivery.reject("bad order")
+
+
+ENDINGS: dict[str, tuple[Callable[..., Any], dict[str, Any], str, str | None, str, str]] = {
+    "redelivered": (fails, {"filters": [Redeliver(wait=0)], "attempts": 2}, "returned", None, "ValueError", "down"),
+    "rejected": (refuses, {}, "dead", "bad order", "Rejected", "rejected by a: bad order"),
+    "refused further on": (lambda message: "x", {"to": "n"}, "dead", "n is not a number", "Rejected", "rejected by even: "),
+    "in a loop": (lambda message: "x", {"to": "a"}, "dead", None, "TooManyHops", "handlers have passed"),
+}
+
+
+@around
+def even(message: Message) -> Any:
+    if message.subject == "n":
+        raise Rejected("n is not a number")
+    yield message
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_delivery_that_an_error_has_ended_says_so_where_it_is_settled(ending: str, emitted: Emitted) -> None:
+    """Its handler may have succeeded, or a filter may have caught the error; the message has failed nevertheless."""
+    handler, options, verdict, reason, kind, text = ENDINGS[ending]
+    bus = emitted.watch(Bus(max_hops=2))
+    bus.use(even)
+    bus.subscribe("a", handler, name="a", **options)
+    with bus:
+        bus.publish("a")
+        bus.drain()
+
+    settle = next(span for span in emitted.all("settle a") if facts(span)["messaging.pipebus.verdict"] == verdict)
+    assert settle.status.status_code == StatusCode.ERROR
+    assert facts(settle)["error.type"] == kind
+    assert (settle.status.description or "").startswith(text)
+    assert reason is None or facts(settle)["messaging.pipebus.reason"] == reason
+    assert facts(settle)["messaging.pipebus.attempt"] == 1
 
 
 def test_what_becomes_of_a_publish_is_in_its_span(emitted: Emitted) -> None:

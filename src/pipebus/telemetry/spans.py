@@ -16,10 +16,12 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
+from pipebus.errors import Rejected
 from pipebus.foreign.objects import attributes, class_name, formatted, is_a, text_of
 from pipebus.message.conversation import conversation_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
+from pipebus.outcomes.ledger import refusal
 from pipebus.pipeline import blame, state
 from pipebus.pipeline.shapes import Around, Steps
 from pipebus.running.here import attempt
@@ -110,6 +112,11 @@ def _exception(error: BaseException, kind: str) -> dict[str, str]:
     """What `Span.record_exception` records, also of an error whose methods fail, and with the user's frames only."""
     text = formatted(blame.trim(error))
     return {names.EXCEPTION_TYPE: kind, names.EXCEPTION_MESSAGE: _said(error, kind), names.EXCEPTION_STACKTRACE: text}
+
+
+def why(error: BaseException) -> str:
+    """The reason of a delivery that an error has ended: its text; of a refusal, its reasons."""
+    return refusal(error)[1] if is_a(error, Rejected) else _said(error, class_name(error))
 
 
 def _said(error: BaseException, kind: str) -> str:
