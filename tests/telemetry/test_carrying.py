@@ -99,6 +99,15 @@ def test_an_outbox_publish_carries_the_context_of_its_request(tmp_path: Path, fi
     assert links(process) == [id_of(send)]
 
 
+def test_how_a_reply_comes_back_has_no_span(file_url: str, emitted: Emitted) -> None:
+    """The bus listens for replies itself; a trace shows the handlers of the program only."""
+    bus = emitted.watch(Bus(file_url), spans="filters")
+    bus.subscribe("ask", lambda message: 42, name="ask")
+    with bus:
+        assert bus.request("ask", timeout=30).body == 42
+    assert [span.name for span in emitted.spans if span.name.startswith("handle")] == ["handle handler"]
+
+
 def test_a_dead_letter_that_is_replayed_links_to_the_span_that_sent_it(file_url: str, emitted: Emitted) -> None:
     """Also after a restart of the program, as the context is in the letter."""
     first = emitted.watch(Bus(file_url))

@@ -9,6 +9,7 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import Span
 
+from pipebus.delivery.subscription import LISTENER
 from pipebus.errors import Rejected
 from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
@@ -97,7 +98,9 @@ class Steps:
         self.kit = kit
 
     def watch(self, step: Any, colour: str, link: Next, called: tuple[str, ...]) -> Next:
-        """A link around a link: with a span if it is a filter's or a handler's."""
+        """A link around a link: with a span if it is a filter's or a handler's, other than the bus's own for replies."""
+        if called and called[0].startswith(LISTENER):
+            return link
         if not called:
 
             def leave(message: Message[Any]) -> Any:
