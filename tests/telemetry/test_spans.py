@@ -484,8 +484,13 @@ def test_a_part_of_opentelemetry_that_fails_costs_only_its_spans(
         assert bus.request("ask").body == 42
         inbox.receive(timeout=5)
         bus.drain()
+        assert not bus.health().degraded
+        [letter] = bus.dead_letters
     assert bus.stats()["subscriptions"]["a"]["dead"] == 1
     assert bus.stats()["subscriptions"]["ask"]["acknowledged"] == 1
+    assert bus.stats()["observer_errors"] == 0
+    assert "observer.failed" not in caplog.text
+    assert "broken" not in letter.traceback
     emitted.tracers._active_span_processor._span_processors = ()
 
 

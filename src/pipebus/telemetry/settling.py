@@ -31,6 +31,12 @@ class Observer:
         self.send = send
 
     def __call__(self, event: events.Event) -> None:
+        try:
+            self._see(event)
+        except Exception as failure:
+            self.kit.failed(failure)
+
+    def _see(self, event: events.Event) -> None:
         match event:
             case events.Taken(message=message, subscription=place, attempt=number):
                 self._taken(message, place, number)

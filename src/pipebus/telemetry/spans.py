@@ -135,10 +135,12 @@ class _Outermost(Around):
         raise NotImplementedError
 
     def _around(self, begin: Callable[[Message[Any]], Operation], message: Message[Any]) -> Steps:
+        operation = None
         try:
             operation = begin(message)
         except Exception as failure:
             self.kit.failed(failure)
+        if operation is None:  # out of the `except`, so that a handler's error does not seem to follow from this one
             yield message
             return
         try:
