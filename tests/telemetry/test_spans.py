@@ -508,6 +508,34 @@ def test_hostile_errors_are_spans_too(emitted: Emitted) -> None:
     assert bus.stats()["subscriptions"]["a"]["dead"] == 1
 
 
+@pytest.mark.parametrize("text", ["bad \ud800", "x" * 10_000_000, "\ud800" * 4096], ids=["surrogate", "10 MB", "both"])
+def test_texts_of_a_program_are_such_that_exporters_can_send_them(text: str, emitted: Emitted) -> None:
+    """A text that UTF-8 cannot encode, or one of megabytes, would cost all spans of its batch."""
+    bus = emitted.watch(Bus(), spans="filters")
+
+    @bus.use
+    @transform
+    def drop(message: Message) -> Message | Dropped:
+        return Dropped(text) if message.body == "drop" else message
+
+    @bus.on("a", name="a")
+    def fail(message: Message, delivery: Delivery) -> None:
+        if message.body == "reject":
+            delivery.reject(text)
+        else:
+            raise ValueError(text)
+
+    with bus:
+        for body in ("drop", "reject", "fail"):
+            bus.publish("a", body)
+    for span in emitted.spans:
+        events = [dict(event.attributes or {}) for event in span.events]
+        stacks = [str(event.pop("exception.stacktrace")) for event in events]
+        texts = [span.status.description, *facts(span).values(), *(text for event in events for text in event.values())]
+        assert max(len(text.encode()) for text in texts if isinstance(text, str)) < 4096 + len("…".encode())
+        assert all(len(stack.encode()) < 64 * 1024 + len("…".encode()) for stack in stacks)
+
+
 def test_a_bus_is_instrumented_once_and_before_it_starts(emitted: Emitted) -> None:
     """A mistake is said where it is made."""
     bus = Bus()

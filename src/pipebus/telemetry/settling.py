@@ -15,7 +15,7 @@ from pipebus.message.message import Message
 from pipebus.outcomes.dead_letters import PUBLISH
 from pipebus.running.here import attempt, in_hand
 from pipebus.telemetry import carrying, names
-from pipebus.telemetry.spans import Kit, Send, fail, why
+from pipebus.telemetry.spans import Kit, Send, dropped, fail, why
 
 
 class Observer:
@@ -46,7 +46,7 @@ class Observer:
                 # An error that a filter or a handler returns it for is being handled where it does so: here.
                 self._settled(message, place, {names.VERDICT: "returned", names.ATTEMPT: number}, sys.exception())
             case events.Discarded(message=message, place=place, reason=reason, by=by, exception=failed):
-                self._settled(message, place, {names.VERDICT: "dropped", names.REASON: reason, names.BY: by or ""}, failed)
+                self._settled(message, place, dropped(reason, by), failed)
             case events.Died(message=message, place=place, exception=error):
                 self._settled(message, place, {names.VERDICT: "dead", names.REASON: why(error), **_attempt(message)}, error)
             case events.Refused(message=message, error=error):

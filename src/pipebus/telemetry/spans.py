@@ -17,7 +17,7 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipebus.errors import Rejected
-from pipebus.foreign.objects import attributes, class_name, formatted, is_a, text_of
+from pipebus.foreign.objects import attributes, class_name, formatted, is_a, printable, text_of
 from pipebus.message.conversation import conversation_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped, Receipt
@@ -33,6 +33,10 @@ PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
 NAME: Final = "telemetry"
 """What `explain` calls the two filters."""
+
+TEXT: Final = 4 * 1024
+STACK: Final = 64 * 1024
+"""The most characters of a text in a span, such as a reason or the text of an error, and of a stack trace."""
 
 SEEN: Final = "pipebus_telemetry"
 """Marks an error that a `send` span has: `Refused` would report it again."""
@@ -99,6 +103,12 @@ class Operation:
         return kind
 
 
+def bounded(text: str, most: int = TEXT) -> str:
+    """A text from a program as spans hold it: one that UTF-8 can encode, of a bounded length."""
+    found = printable(text[: most + 1])
+    return found if len(found) <= most else found[: most - 1] + "…"
+
+
 def fail(span: Span, error: BaseException) -> str:
     """Give a span the status of an error; return the `error.type`."""
     kind = class_name(error)
@@ -110,17 +120,17 @@ def fail(span: Span, error: BaseException) -> str:
 
 def _exception(error: BaseException, kind: str) -> dict[str, str]:
     """What `Span.record_exception` records, also of an error whose methods fail, and with the user's frames only."""
-    text = formatted(blame.trim(error))
+    text = bounded(formatted(blame.trim(error)), STACK)
     return {names.EXCEPTION_TYPE: kind, names.EXCEPTION_MESSAGE: _said(error, kind), names.EXCEPTION_STACKTRACE: text}
 
 
 def why(error: BaseException) -> str:
     """The reason of a delivery that an error has ended: its text; of a refusal, its reasons."""
-    return refusal(error)[1] if is_a(error, Rejected) else _said(error, class_name(error))
+    return bounded(refusal(error)[1]) if is_a(error, Rejected) else _said(error, class_name(error))
 
 
 def _said(error: BaseException, kind: str) -> str:
-    return text_of(error).removeprefix(f"{kind}: ")
+    return bounded(text_of(error).removeprefix(f"{kind}: "))
 
 
 class _Outermost(Around):
@@ -190,7 +200,7 @@ class Send(_Outermost):
             if outcome.duplicate:
                 facts[names.DUPLICATE] = True
         elif is_a(outcome, Dropped):
-            facts = dropped(outcome)
+            facts = dropped(outcome.reason, outcome.by)
         if error is not None:
             attributes(error)[SEEN] = True
             step = blame.signed(error)
@@ -233,7 +243,7 @@ class Process(_Outermost):
     def end(self, operation: Operation, outcome: Any, error: BaseException | None) -> None:
         facts: dict[str, Any] = {} if error is not None else {names.VERDICT: "handled"}
         if is_a(outcome, Dropped):
-            facts = dropped(outcome)
+            facts = dropped(outcome.reason, outcome.by)
         delivery = state.delivery.get()
         if delivery is None or delivery.verdict in (None, "acknowledged"):  # otherwise nothing follows
             carrying.leave(operation.message, operation.context, operation.link)
@@ -241,5 +251,7 @@ class Process(_Outermost):
         self.kit.metrics.processed(operation.where.metric, operation.seconds, kind)
 
 
-def dropped(outcome: Dropped) -> dict[str, Any]:
-    return {names.VERDICT: "dropped", names.REASON: outcome.reason, names.BY: outcome.by or ""}
+def dropped(reason: str, by: str | None) -> dict[str, str]:
+    """What a span says about a drop."""
+    facts = {names.VERDICT: "dropped", names.REASON: bounded(reason)}
+    return facts | {names.BY: bounded(by)} if by else facts

@@ -17,7 +17,7 @@ from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import blame
 from pipebus.pipeline.compose import Next
 from pipebus.telemetry import names
-from pipebus.telemetry.spans import NAME, Kit, fail
+from pipebus.telemetry.spans import NAME, Kit, bounded, fail
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
@@ -79,7 +79,7 @@ class Run:
             if error is not self.rest and (step is None or step.name == self.name):
                 verdict = "refused" if is_a(error, Rejected) else "failed"
         elif is_a(result, Dropped) and not is_a(self.rest, Dropped):
-            verdict, facts[names.REASON] = "dropped", result.reason
+            verdict, facts[names.REASON] = "dropped", bounded(result.reason)
         return {names.VERDICT: verdict, **facts}
 
 
