@@ -416,6 +416,31 @@ def test_a_delivery_that_an_error_has_ended_says_so_where_it_is_settled(ending: 
     assert facts(settle)["messaging.pipebus.attempt"] == 1
 
 
+@pytest.mark.parametrize("mode", ["link", "child"])
+def test_what_is_dropped_without_an_attempt_is_in_the_trace_of_its_message(
+    mode: Any, emitted: Emitted, harness: Harness
+) -> None:
+    """A message that expires, or makes room for another one, has nothing to do with what is current just then."""
+    bus = emitted.watch(harness.bus, parent=mode)
+    old = bus.subscribe("old", lambda message: None, name="old")
+    bus.subscribe("many", name="many", mailbox=1, overflow="drop_oldest")
+    harness.start()
+    old.pause()
+    bus.publish("old", ttl=1)
+    harness.advance(2)
+    old.resume()
+    harness.drain()
+    bus.publish("many")
+    with emitted.tracer.start_as_current_span("request"):
+        bus.publish("many")
+
+    for name in ("old", "many"):
+        send, settle = emitted.all(f"send {name}")[0], emitted.one(f"settle {name}")
+        assert parent(settle) == (id_of(send) if mode == "child" else None)
+        assert links(settle) == [id_of(send)]
+        assert "" not in facts(settle).values()
+
+
 def test_what_becomes_of_a_publish_is_in_its_span(emitted: Emitted) -> None:
     """Dropped is not an error; refused is one."""
     bus = emitted.watch(Bus())

@@ -107,6 +107,12 @@ def settled(message: Message[Any]) -> None:
             _after.reset(after.token)
 
 
+def has_left(message: Message[Any]) -> bool:
+    """Whether the delivery of a message has just ended here."""
+    after = _after.get()
+    return after is not None and after.id == message.id
+
+
 def link_to(message: Message[Any]) -> Links:
     """`carried(message).link`; known already if the delivery of that message has just ended here."""
     after = _after.get()

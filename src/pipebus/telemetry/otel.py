@@ -38,7 +38,7 @@ def put_around(engine: Engine, *, filters: bool, child: bool, tracer_provider: A
     engine.registry.enclose(send, Process(kit, child))
     if filters:
         engine.services.also_watch(Steps(kit).watch)
-    engine.bus.observe(Observer(kit, send))
+    engine.bus.observe(Observer(kit, send, child))
 
 
 def _version() -> str:

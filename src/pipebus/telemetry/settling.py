@@ -24,11 +24,13 @@ class Observer:
 
     Args:
         send: Reports publishes that fail before their chain.
+        child: See `Process`. What was dropped without an attempt has no `process` either.
     """
 
-    def __init__(self, kit: Kit, send: Send) -> None:
+    def __init__(self, kit: Kit, send: Send, child: bool) -> None:
         self.kit = kit
         self.send = send
+        self.child = child
 
     def __call__(self, event: events.Event) -> None:
         try:
@@ -72,7 +74,12 @@ class Observer:
         where = self.kit.destinations.taken(place, message.subject)
         name, facts = self.kit.described(names.SETTLE, where, message)
         now = time.time_ns()
-        parent, link = carrying.around(message.id), carrying.link_to(message)
+        link = carrying.link_to(message)
+        if error is None and more[names.VERDICT] == "dropped" and not carrying.has_left(message):  # it expired, or had no room
+            found = carrying.carried(message)
+            parent = found.context if self.child else found.apart
+        else:
+            parent = carrying.around(message.id)
         span = self.kit.tracer.start_span(name, parent, SpanKind.CLIENT, facts | more, link, now)
         if error is not None:
             fail(span, error)
