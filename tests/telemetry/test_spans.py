@@ -568,6 +568,10 @@ def test_a_bus_is_instrumented_once_and_before_it_starts(emitted: Emitted) -> No
         instrument(bus, spans="all")  # type: ignore[arg-type]
     with pytest.raises(PipelineError, match="instrument takes a Bus, found 5"):
         instrument(5)  # type: ignore[arg-type]
+    with pytest.raises(PipelineError, match=r"instrument\(tracer_provider=5\): it is a provider of OpenTelemetry"):
+        instrument(bus, tracer_provider=5)  # type: ignore[arg-type]
+    with pytest.raises(PipelineError, match=r"instrument\(meter_provider='x'\): .* with get_meter"):
+        instrument(bus, meter_provider="x")  # type: ignore[arg-type]
     with bus, pytest.raises(LifecycleError, match=r"chains are frozen; call instrument\(\) before start\(\)"):
         emitted.watch(bus)
     emitted.watch(bus)  # it has stopped, and may be started again

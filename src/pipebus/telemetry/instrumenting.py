@@ -47,6 +47,11 @@ def instrument(
     for name, value, known in (("spans", spans, SPANS), ("parent", parent, PARENTS)):
         if value not in known:
             raise PipelineError(f'instrument({name}={shown(value)}): it is "{known[0]}" or "{known[1]}"')
+    for name, provider, method in (
+        ("tracer_provider", tracer_provider, "get_tracer"), ("meter_provider", meter_provider, "get_meter")
+    ):  # fmt: skip
+        if provider is not None and not callable(getattr(provider, method, None)):
+            raise PipelineError(f"instrument({name}={shown(provider)}): it is a provider of OpenTelemetry, with {method}()")
     engine = engine_of(bus)
     try:
         from pipebus.telemetry import otel
