@@ -97,6 +97,21 @@ def test_each_filter_has_a_span_with_its_verdict(body: str, colour: str, emitted
     assert [parent(span) for span in filters] == [id_of(span) for span in [emitted.one("send a"), *filters[:-1]]]
 
 
+def test_the_spans_of_filters_and_handlers_say_of_which_message(emitted: Emitted) -> None:
+    """A search for a message finds what each filter did to it; the address of a reply is as secret as elsewhere."""
+    bus = emitted.watch(Bus(), spans="filters")
+    bus.use(wrap)
+    bus.subscribe("ask", lambda message: 42, name="ask")
+    with bus:
+        bus.request("ask")
+    asked, answered = emitted.all("filter wrap")
+    for span in (asked, emitted.one("handle handler")):
+        assert facts(span)["messaging.message.id"] == facts(emitted.one("send ask"))["messaging.message.id"]
+        assert facts(span)["messaging.destination.name"] == "ask"
+    assert "messaging.destination.name" not in facts(answered)
+    assert facts(answered)["messaging.destination.temporary"] is True
+
+
 def test_of_two_filters_with_one_name_the_right_one_has_refused(emitted: Emitted) -> None:
     bus = emitted.watch(Bus(), spans="filters")
     bus.use(Validate({"a": str}), Validate({"a": Literal["fine"]}))

@@ -92,6 +92,11 @@ class Destinations:
         group = taker.group
         return found if not group else Destination(found.label, {**found.span, **group}, {**found.metric, **group})
 
+    def plain(self, subject: Any) -> Mapping[str, Any]:
+        """What the spans of filters say about a subject, with no look at who listens."""
+        special = self._special(subject)
+        return {names.DESTINATION_NAME: subject} if special is None else special.span
+
     def reads(self, name: str, subject: Any) -> bool:
         """Whether the subscription of that name has no handler."""
         return self._taker(name, subject).reads

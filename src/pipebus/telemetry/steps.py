@@ -135,10 +135,16 @@ class Steps:
 
     def _begin(self, name: str, label: str | None, message: Message[Any]) -> Run | None:
         try:
-            return Run(name, message, None if label is None else self.kit.tracer.start_span(label, attributes=self.kit.always))
+            return Run(name, message, None if label is None else self._span(label, message))
         except Exception as failure:
             self.kit.failed(failure)
             return None
+
+    def _span(self, label: str, message: Any) -> Span:
+        facts = self.kit.always
+        if is_a(message, Message):  # a filter may hand on anything
+            facts = {**facts, names.MESSAGE_ID: message.id, **self.kit.destinations.plain(message.subject)}
+        return self.kit.tracer.start_span(label, attributes=facts)
 
     def _end(self, run: Run | None, result: Any, error: BaseException | None, handler: bool) -> None:
         try:
