@@ -18,7 +18,7 @@ def only_paid(message: Message) -> Message | Dropped:
 
 def lived(emitted: Emitted) -> None:
     """A bus with messages of all kinds."""
-    bus = emitted.watch(Bus())
+    bus = emitted.watch(Bus(name="shop"))
     bus.use(only_paid, Validate({"orders.n": int}))
     inbox = bus.subscribe("orders.*", name="inbox", mailbox=3, overflow="reject")
 
@@ -37,7 +37,7 @@ def lived(emitted: Emitted) -> None:
         inbox.receive(timeout=5)
 
 
-WHERE = {"messaging.system": "pipebus", "messaging.destination.template": "orders.*"}
+WHERE = {"messaging.system": "pipebus", "messaging.pipebus.bus": "shop", "messaging.destination.template": "orders.*"}
 SENT = WHERE | {"messaging.operation.name": "send"}
 PROCESSED = WHERE | {"messaging.operation.name": "process", "messaging.consumer.group.name": "billing"}
 RECEIVED = WHERE | {"messaging.operation.name": "receive", "messaging.consumer.group.name": "inbox"}

@@ -44,7 +44,7 @@ HANDLERS = [pytest.param(run, awaited, id=f"{run}, {awaited or 'def'}") for run,
 
 def test_a_message_has_a_span_where_it_is_sent_one_where_it_is_handled_and_one_where_it_is_settled(emitted: Emitted) -> None:
     """Attributes, kinds and links are those of the conventions."""
-    bus = emitted.watch(Bus())
+    bus = emitted.watch(Bus(name="shop"))
     bus.subscribe("orders.*", lambda message: None, name="billing")
     with bus:
         bus.send(Message("orders.new", {"id": 1}, id="m1", correlation_id="c1"))
@@ -52,6 +52,7 @@ def test_a_message_has_a_span_where_it_is_sent_one_where_it_is_handled_and_one_w
     send, process, settle = emitted.one("send orders.*"), emitted.one("process orders.*"), emitted.one("settle orders.*")
     common = {
         "messaging.system": "pipebus",
+        "messaging.pipebus.bus": "shop",
         "messaging.destination.name": "orders.new",
         "messaging.destination.template": "orders.*",
         "messaging.message.id": "m1",

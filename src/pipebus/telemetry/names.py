@@ -56,6 +56,8 @@ BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2
 
 # --- beyond the conventions --------------------------------------------------------------------------------------------
 
+BUS: Final = "messaging.pipebus.bus"
+"""The name of the bus: a program may have several."""
 ATTEMPT: Final = "messaging.pipebus.attempt"
 """Which attempt at a delivery this is, from 1."""
 VERDICT: Final = "messaging.pipebus.verdict"

@@ -13,7 +13,7 @@ from pipebus.telemetry import names
 from pipebus.telemetry.destinations import Destinations
 from pipebus.telemetry.metrics import Metrics
 from pipebus.telemetry.settling import Observer
-from pipebus.telemetry.spans import Kit, Process, Send
+from pipebus.telemetry.spans import Kit, Process, Send, bounded
 from pipebus.telemetry.steps import Steps
 
 
@@ -25,7 +25,7 @@ def put_around(engine: Engine, *, filters: bool, child: bool, tracer_provider: A
         child: See `Process`.
         tracer_provider, meter_provider: None: those of the process.
     """
-    always = {names.SYSTEM: names.PIPEBUS, **_server(engine.url)}
+    always = {names.SYSTEM: names.PIPEBUS, names.BUS: bounded(engine.name), **_server(engine.url)}
     who, version = "pipebus", _version()
     kit = Kit(
         tracer=trace.get_tracer(who, version, tracer_provider, names.SCHEMA_URL),
