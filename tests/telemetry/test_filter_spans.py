@@ -163,7 +163,11 @@ def test_a_retry_shows_each_pass(emitted: Emitted) -> None:
 
     with bus:
         bus.publish("a")
-    assert len(emitted.all("handle handle")) == 3
+    runs_seen = emitted.all("handle handle")
+    assert [[event.name for event in span.events] for span in runs_seen] == [["exception"], ["exception"], []]
+    stack = dict(runs_seen[0].events[0].attributes or {})["exception.stacktrace"]
+    assert "in handle\n" in str(stack)
+    assert "/src/pipebus/" not in str(stack)
     assert emitted.children(emitted.one("filter Retry")) == ["filter Timeout"] * 3
     assert emitted.children(emitted.one("process a"))[0] == "filter Retry"
     assert facts(emitted.one("filter Retry"))["messaging.pipebus.passes"] == 3

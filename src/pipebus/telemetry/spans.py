@@ -97,8 +97,7 @@ class Operation:
             self.span.set_attributes(facts)
         if error is not None:
             kind = fail(self.span, error)
-            if self.span.is_recording():
-                self.span.add_event(names.EXCEPTION, _exception(error, kind), ended)
+            tell(self.span, error, ended)
         self.span.end(ended)
         return kind
 
@@ -118,10 +117,12 @@ def fail(span: Span, error: BaseException) -> str:
     return kind
 
 
-def _exception(error: BaseException, kind: str) -> dict[str, str]:
-    """What `Span.record_exception` records, also of an error whose methods fail, and with the user's frames only."""
-    text = bounded(formatted(blame.trim(error)), STACK)
-    return {names.EXCEPTION_TYPE: kind, names.EXCEPTION_MESSAGE: _said(error, kind), names.EXCEPTION_STACKTRACE: text}
+def tell(span: Span, error: BaseException, when: int | None = None) -> None:
+    """Add the event of an error, as `Span.record_exception` does, also if its methods fail, and without the bus's frames."""
+    if span.is_recording():
+        kind, stack = class_name(error), bounded(formatted(blame.trim(error)), STACK)
+        facts = {names.EXCEPTION_TYPE: kind, names.EXCEPTION_MESSAGE: _said(error, kind), names.EXCEPTION_STACKTRACE: stack}
+        span.add_event(names.EXCEPTION, facts, when)
 
 
 def why(error: BaseException) -> str:

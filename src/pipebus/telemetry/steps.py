@@ -17,7 +17,7 @@ from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import blame
 from pipebus.pipeline.compose import Next
 from pipebus.telemetry import names
-from pipebus.telemetry.spans import NAME, Kit, bounded, fail
+from pipebus.telemetry.spans import NAME, Kit, bounded, fail, tell
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
@@ -65,6 +65,8 @@ class Run:
         detach(self._token)
         if error is not None:
             fail(self._span, error)
+            if handler:  # which a filter may run again
+                tell(self._span, error)
         if self._span.is_recording() and not handler:
             self._span.set_attributes(self._judged(result, error))
         self._span.end()
