@@ -63,7 +63,7 @@ def test_a_file_that_is_nearly_full_is_degraded(path: Path) -> None:
         subscription.pause()
         for _ in range(10):
             bus.publish("a", "x" * 95_000)
-        wait_until(lambda: "is nearly full" in reasons(bus), "a sweep has looked")
+        wait_until(lambda: "full: " in reasons(bus), "a sweep has looked")
         assert "max_bytes is 1,048,576" in reasons(bus)
         assert bus.health().ready
         subscription.resume()

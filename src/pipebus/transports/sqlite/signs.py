@@ -42,7 +42,8 @@ class Signs:
         if self.gone:
             found.append(worse(f"{path} is gone; the next publish makes a new file"))
         if self.most is not None and self.used >= self.most * FULL:
-            found.append(worse(f"{path} is nearly full: {self.used:,} bytes are in use, and max_bytes is {self.most:,}"))
+            full = "full" if self.used >= self.most else "nearly full"
+            found.append(worse(f"{path} is {full}: {self.used:,} bytes are in use, and max_bytes is {self.most:,}"))
         if self.readers:
             readers = ", ".join(map(str, sorted(self.readers)))
             found.append(worse(f"{path}-wal grows: process {readers} reads an old state, so it cannot be moved into the file"))
