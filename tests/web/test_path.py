@@ -50,7 +50,7 @@ def test_each_filter_shows_what_it_changed_and_each_mailbox_what_follows() -> No
 
     assert [(step["filter"], step["changes"]) for step in found["steps"]] == [
         ("SetHeaders", [{"path": "headers.tenant", "after": "acme"}]),
-        ("Redact", []),  # its field is hidden before, too
+        ("Redact", [{"path": "body.card", "before": "[redacted]", "after": "[redacted]"}]),  # without the value
         ("Reroute", [{"path": "subject", "before": "orders", "after": "orders.fr"}]),
         ("Enrich", [{"path": "body.seen", "after": True}]),
         ("Log", []),

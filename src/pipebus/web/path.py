@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -13,7 +14,7 @@ from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.dry_run import dry_run
 from pipebus.bus.explain import describe_node, place_text
 from pipebus.bus.watched import Note, way
-from pipebus.filters.field_names import FieldNames
+from pipebus.filters.field_names import HIDDEN, FieldNames
 from pipebus.foreign.objects import text_of
 from pipebus.message.message import Message
 from pipebus.telemetry.sampler import Sampler
@@ -90,7 +91,9 @@ class Paths:
     def _step(self, note: Note, names: FieldNames) -> dict[str, Any]:
         before = self._shown.message(note.before, size=SIZE, names=names)
         after = None if note.after is None else self._shown.message(note.after, size=SIZE, names=names)
-        changes = () if after is None else changes_of(_content(before), _content(after))
+        changes = [] if after is None else list(islice(changes_of(_content(before), _content(after)), CHANGES))
+        known = {change["path"] for change in changes}
+        hidden = [] if note.after is None else [path for path in self._changed(note.before, note.after) if path not in known]
         return {
             "filter": name_text(note.step.name),
             "place": place_text(note.step.place),
@@ -98,8 +101,13 @@ class Paths:
             "took": note.took,
             "why": _text(note.why),
             "message": after,
-            "changes": [change for change, _ in zip(changes, range(CHANGES), strict=False)],
+            "changes": [*changes, *({"path": path, "before": HIDDEN, "after": HIDDEN} for path in hidden)],
         }
+
+    def _changed(self, before: Message[Any], after: Message[Any]) -> list[str]:
+        """The paths of what differs, also in values that are not shown."""
+        plain, other = (_content(self._shown.message(one, size=SIZE, names=NOTHING)) for one in (before, after))
+        return [change["path"] for change in islice(changes_of(plain, other), CHANGES)]
 
 
 def _apart(message: Message[Any]) -> Message[Any]:
