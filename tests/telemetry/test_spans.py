@@ -554,6 +554,7 @@ def test_texts_of_a_program_are_such_that_exporters_can_send_them(text: str, emi
     with bus:
         for body in ("drop", "reject", "fail"):
             bus.publish("a", body)
+        bus.publish("a", "reject", id="y" * 1_000_000)
     for span in emitted.spans:
         events = [dict(event.attributes or {}) for event in span.events]
         stacks = [str(event.pop("exception.stacktrace")) for event in events]

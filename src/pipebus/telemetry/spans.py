@@ -63,8 +63,8 @@ class Kit(NamedTuple):
             **self.always,
             names.OPERATION_NAME: operation,
             names.OPERATION_TYPE: operation,
-            names.MESSAGE_ID: message.id,
-            names.CONVERSATION_ID: conversation_of(message),
+            names.MESSAGE_ID: bounded(message.id),
+            names.CONVERSATION_ID: bounded(conversation_of(message)),
             **where.span,
         }
         return f"{operation} {where.label}".rstrip(), found

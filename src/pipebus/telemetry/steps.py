@@ -145,7 +145,7 @@ class Steps:
     def _span(self, label: str, message: Any) -> Span:
         facts = self.kit.always
         if is_a(message, Message):  # a filter may hand on anything
-            facts = {**facts, names.MESSAGE_ID: message.id, **self.kit.destinations.plain(message.subject)}
+            facts = {**facts, names.MESSAGE_ID: bounded(message.id), **self.kit.destinations.plain(message.subject)}
         return self.kit.tracer.start_span(label, attributes=facts)
 
     def _end(self, run: Run | None, result: Any, error: BaseException | None, handler: bool) -> None:
