@@ -159,7 +159,7 @@ def output_of(command: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("block", [pytest.param(block, id=str(block)) for block in BLOCKS if block.language == "toml"])
+@pytest.mark.parametrize("block", [marked(block, block.page) for block in BLOCKS if block.language == "toml"])
 def test_a_file_of_a_page_loads(block: Block, folder: Path, page_of: Any) -> None:
     """A newcomer can copy each file and load it; a fragment loads as part of a pipeline."""
     if block.file == "pyproject.toml":
