@@ -544,7 +544,7 @@ broken(
 )
 
 broken(
-    "a telemetry that is none",
+    "an unknown telemetry",
     """\
     version = 1
     bus = { telemetry = "otl" }
@@ -553,7 +553,7 @@ broken(
 )
 
 broken(
-    "a telemetry with a setting that is none",
+    "a telemetry with an unknown value",
     """\
     version = 1
     [bus.telemetry]

@@ -75,7 +75,7 @@ def page_in(live: Live) -> str:
         ("192.0.2.1:0", "set the environment variable PIPEBUS_HTTP_TOKEN"),
     ],
 )
-def test_an_address_that_is_none_or_open_to_others_is_refused(address: str, part: str) -> None:
+def test_an_address_that_is_malformed_or_open_to_others_is_refused(address: str, part: str) -> None:
     """Before anything listens; the text says what to write, or that a token is missing."""
     with pytest.raises(PipebusError, match=part), serving(Bus(), address):
         raise AssertionError("it serves")

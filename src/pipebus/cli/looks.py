@@ -19,6 +19,7 @@ from pipebus.cli.stores import inspected
 from pipebus.cli.targets import open_bus, shown
 from pipebus.errors import PipebusError
 from pipebus.inputs.records import strict_json
+from pipebus.mailbox import endings
 
 EVERY: Final = 1.0
 """Seconds between two looks."""
@@ -158,8 +159,7 @@ class Store:
         had = self._transport.figures(one.name) or {}
         entering = leaving = None
         if had:
-            now, accepted = time.monotonic(), had["accepted"]
-            ended = had["acknowledged"] + sum(had["dropped"].values()) + had["dead"]
+            now, accepted, ended = time.monotonic(), had["accepted"], endings.ended(had)
             then, earlier, done = self._before.get(one.name, (now, accepted, ended))
             if now > then:
                 entering = max(0.0, accepted - earlier) / (now - then)

@@ -5,6 +5,7 @@ The ends of delivery attempts, counted in the mailbox. Each attempt ends exactly
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pipebus.mailbox.asked import AskedMailbox
@@ -119,6 +120,12 @@ def counts(mailbox: Mailbox) -> dict[str, Any]:
             "oldest": _oldest(mailbox),
             **({"questions": mailbox.asked} if isinstance(mailbox, AskedMailbox) else {}),
         }
+
+
+def ended(figures: Mapping[str, Any]) -> int:
+    """How many deliveries have ended, by `counts`, or by the figures of a store."""
+    dropped: int = sum(figures["dropped"].values())
+    return dropped + int(figures["acknowledged"]) + int(figures["dead"])
 
 
 def oldest(mailbox: Mailbox) -> float | None:

@@ -19,6 +19,7 @@ from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.engine import Engine
 from pipebus.delivery.subscription import Subscription
 from pipebus.foreign.objects import visible
+from pipebus.mailbox import endings
 from pipebus.telemetry.sampler import sampler_of
 
 TICK: Final = 0.5
@@ -95,7 +96,7 @@ class _Row:
 
     def look(self, one: Subscription) -> None:
         self.figures = figures = one.stats()
-        self.ended = figures["acknowledged"] + figures["dead"] + sum(figures["dropped"].values())
+        self.ended = endings.ended(figures)
         self.rates.add(time.monotonic(), figures["accepted"], self.ended)
 
 

@@ -22,6 +22,7 @@ from pipebus.bus.bus import Bus, engine_of
 from pipebus.delivery.subscription import Subscription
 from pipebus.errors import PipebusError, PipelineError
 from pipebus.foreign.packages import install
+from pipebus.mailbox import endings
 from pipebus.telemetry.labels import Labels
 from pipebus.telemetry.stopwatch import Stopwatch
 
@@ -231,7 +232,7 @@ class _Account:
 
 
 def _gauges(subscription: Subscription, figures: dict[str, Any]) -> dict[str, float]:
-    ended = figures["acknowledged"] + sum(figures["dropped"].values()) + figures["dead"]
+    ended = endings.ended(figures)
     found = {
         **{f"subscription_messages_{name}": figures[name] for name in ("pending", "in_flight", "dead")},
         "subscription_messages_unaccounted": abs(figures["accepted"] - ended - figures["pending"] - figures["in_flight"]),

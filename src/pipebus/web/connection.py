@@ -14,7 +14,7 @@ MOST: Final = 500
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, with a deadline and a bound, which it has not."""
+    """uvicorn's connection, with a deadline and a bound."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -25,7 +25,7 @@ def listed(bus: Bus, wanted: Mapping[str, str]) -> dict[str, Any]:
             "after": the id of the last letter of the page before.
 
     Raises:
-        SubjectError: the pattern is none.
+        SubjectError: the pattern is malformed.
     """
     pattern = Pattern(wanted["subject"]) if wanted.get("subject") else None
     place, error = wanted.get("place") or None, wanted.get("error", "").lower()

@@ -36,7 +36,7 @@ def serving(bus: Bus, address: str, token: str | None = None, dry_run: bool = Tr
         dry_run: As for `pipebus.web.app`.
 
     Raises:
-        UnsupportedCapability: uvicorn is not installed. PipebusError: the address is none, is taken, or needs a token.
+        UnsupportedCapability: uvicorn is not installed. PipebusError: the address is malformed, is taken, or needs a token.
     """
     try:
         import uvicorn
