@@ -22,7 +22,9 @@ import pytest
 import pipebus
 from flow_helpers import WAIT, Hold, InThread, running, wait_until
 from pipebus import Actor, Bus, Dropped, LifecycleError, Message, Receipt
+from pipebus.bus.bus import engine_of
 from pipebus.errors import NoResponder
+from pipebus.transports.sqlite.writer import Writer
 
 PACKAGE = os.path.dirname(pipebus.__file__)
 
@@ -165,6 +167,41 @@ def test_a_publish_from_a_handler_that_interrupts_a_publish_to_a_store_works_or_
         assert calls.receipts
         assert calls.refusals
         assert sorted(handled) == sorted([*outer, *calls.bodies])
+
+
+def test_a_publish_that_interrupts_one_in_line_is_the_one_that_leads_next(tmp_path: Path) -> None:
+    """Both wait for the same leader, and only the inner one can go on when that ends."""
+    handled: list[Any] = []
+    leading, both = threading.Event(), threading.Event()
+    with running(Bus(urls(tmp_path)["sqlite"])) as bus:
+        bus.subscribe("s", lambda message: handled.append(message.body), name="s")
+        writer = engine_of(bus).transport.file.writer
+
+        def lead(store: Any) -> None:
+            leading.set()
+            assert both.wait(WAIT)
+
+        def step(frame: Any, event: str, argument: Any) -> Any:
+            if event == "line" and writer._line and not writer._lock._is_owned():
+                sys.settrace(None)
+                frame.f_trace = None
+                bus.publish("s", "inner")
+            return step
+
+        def publish() -> None:
+            sys.settrace(lambda frame, event, argument: step if frame.f_code is Writer.call.__code__ else None)
+            bus.publish("s", "outer")
+
+        leader = InThread(writer.call, lead)
+        assert leading.wait(WAIT)
+        publisher = InThread(publish)
+        wait_until(lambda: len(writer._line) == 2, "both are in line")
+        both.set()
+        leader.result()
+        publisher.result()
+        bus.drain(WAIT)
+
+        assert sorted(handled) == ["inner", "outer"]
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])

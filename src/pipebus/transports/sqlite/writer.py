@@ -178,8 +178,7 @@ class Writer:
         with self._lock:
             self.rounds += 1
             self._line.extendleft(reversed(again))
-            # A copy: a finaliser may run in this thread at any step, and let the line grow; see `leave`.
-            successor = next((job for job in tuple(self._line) if job.gate is not None and job.leads), None)
+            successor = self._successor()
             if successor is None:
                 self._leading = False
                 rested = not self._line
@@ -196,6 +195,15 @@ class Writer:
         self._tell([job for job in batch if job not in again] if again else batch)
         if rested:
             self._rested()
+
+    def _successor(self) -> Job | None:
+        """
+        The job of the first thread that may lead, if one waits. That thread may have several jobs in line: a signal handler or a
+        finaliser that publishes has interrupted it before it waited for the first. It waits for the last one.
+        """
+        line = tuple(self._line)  # a copy: a finaliser may run in this thread at any step, and let the line grow; see `leave`
+        first = next((job for job in line if job.gate is not None and job.leads), None)
+        return first and next(job for job in reversed(line) if job.thread == first.thread and job.gate is not None)
 
     @staticmethod
     def _tell(batch: list[Job]) -> None:
