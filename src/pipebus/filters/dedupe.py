@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipebus.clock import SYSTEM, Clock
-from pipebus.errors import ContractError, PipelineError, Rejected, UnsupportedCapability
-from pipebus.foreign.objects import json_type, plain_text, shown, text_of
-from pipebus.message.fields import plain_number
+from pipebus.errors import PipelineError, UnsupportedCapability
+from pipebus.filters.keys import check_key, key_of
+from pipebus.filters.seen import Seen, as_text, went_well
+from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import state
-from pipebus.pipeline.callables import is_plain
-from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Around, Context, Memory, Steps
 from pipebus.values import quantities
 from pipebus.values.quantities import Duration, Seconds
@@ -81,11 +78,7 @@ class Dedupe(Around):
         ) -> None: ...  # fmt: skip
 
     def __post_init__(self) -> None:
-        if self.key is not None and (not callable(self.key) or not is_plain(self.key)):
-            raise PipelineError(
-                f"Dedupe.key={shown(self.key)}: it is a plain function of the message that returns something hashable; "
-                "leave it out to use the message's id"
-            )
+        check_key(self.key, "Dedupe.key", "to use the message's id")
         self.wants_memory = self.durable
         self.window = quantities.seconds(self.window, "Dedupe.window", above=0.0)
         if not quantities.is_whole(self.size, 1):
@@ -93,9 +86,9 @@ class Dedupe(Around):
         self._clock: Clock = SYSTEM
         self._store: Memory | None = None  # remembers the keys, if `durable`
         self._if_undone: Callable[[Callable[[], object]], object] = lambda call: None
-        self._published = _Memory()
+        self._published = Seen()
         # Weak, because subscriptions come and go. The chain of a subscription holds its memory.
-        self._handled: weakref.WeakValueDictionary[str, _Memory] = weakref.WeakValueDictionary()
+        self._handled: weakref.WeakValueDictionary[str, Seen] = weakref.WeakValueDictionary()
 
     def start(self, context: Context) -> None:
         self._clock = context.clock
@@ -111,15 +104,15 @@ class Dedupe(Around):
     def at(self, place: str) -> Callable[[Message[Any]], Steps]:
         if place == "publish":
             return self.around
-        return functools.partial(self.around, memory=self._handled.setdefault(place, _Memory()), place=place)
+        return functools.partial(self.around, memory=self._handled.setdefault(place, Seen()), place=place)
 
-    def around(self, message: Message[Any], /, *, memory: _Memory | None = None, place: str = "publish") -> Steps:
+    def around(self, message: Message[Any], /, *, memory: Seen | None = None, place: str = "publish") -> Steps:
         delivery = state.delivery.get() if memory is not None else None
         memory = memory if memory is not None else self._published
         key = self._key_of(message)
         if key is None or state.replayed.get():
             return (yield message)
-        stored = "" if self._store is None else _as_text(key)
+        stored = "" if self._store is None else as_text(key)
         if not memory.enter(key, delivery, self._clock, self.window):
             return Dropped("duplicate")
         fine = False
@@ -131,7 +124,7 @@ class Dedupe(Around):
             outcome = yield message
             fine = bool(outcome)
         finally:
-            well = _went_well(delivery, fine)
+            well = went_well(delivery, fine)
             memory.leave(key, delivery, well, self._clock, self.size)
             if well:
                 self._if_undone(functools.partial(memory.forget, key))
@@ -142,75 +135,4 @@ class Dedupe(Around):
     def _key_of(self, message: Message[Any]) -> Hashable:
         if self.key is None:
             return message.id
-        key: Hashable = None
-        try:
-            key = plain_text(finished(self.key(message)))
-            hash(key)
-        except (Rejected, ContractError):
-            raise
-        except Exception as error:
-            what = f"returned {json_type(key)}" if isinstance(key, (list, dict)) else f"failed with {text_of(error)}"
-            raise ContractError(
-                f"cannot recognise duplicates: Dedupe.key {what}; make it return text, a number or another hashable value for "
-                "each message, or None for one that has no duplicates"
-            ) from error
-        return ("bool", int(key)) if isinstance(key, bool) else key  # in JSON, true is not 1
-
-
-def _as_text(key: Hashable) -> str:
-    """A key as the store keeps it: equal texts for equal keys, in every process."""
-    key = plain_number(plain_text(key))
-    if isinstance(key, (str, bytes)):
-        return f"{type(key).__name__}:{shown(key)}"
-    if isinstance(key, (int, float)):  # 1, 1.0 and True are equal
-        return f"number:{int(key) if key == key // 1 else key!r}"
-    if isinstance(key, tuple):
-        return f"tuple:{[_as_text(part) for part in key]!r}"
-    raise ContractError(
-        f"cannot remember {shown(key)}: with durable=True a key is text, bytes, a number, or a tuple of these, found "
-        f"{type(key).__name__}"
-    )
-
-
-def _went_well(delivery: Any, fine: bool) -> bool:
-    """Whether a run ended well; the verdict of a handler that has settled its delivery counts more than how the run ended."""
-    return delivery.verdict == "acknowledged" if delivery is not None and delivery.settled else fine
-
-
-class _Memory:
-    """The messages that one chain has seen."""
-
-    __slots__ = ("__weakref__", "_known", "_lock", "_running")
-
-    def __init__(self) -> None:
-        self._running: dict[Hashable, Any] = {}  # key -> its delivery, which the handler may settle, or None
-        self._known: OrderedDict[Hashable, float] = OrderedDict()  # key -> when its run ended well; oldest first
-        self._lock = threading.RLock()  # reentrant: a signal handler or a key's own __eq__ may publish while it is held
-
-    def enter(self, key: Hashable, delivery: Any, clock: Clock, window: float) -> bool:
-        """Note that a message runs; False if it is a duplicate."""
-        with self._lock:
-            oldest = clock.monotonic() - window
-            for _ in range(2):  # one more than a message adds, so the memory shrinks; forgetting all at once could take long
-                if self._known and next(iter(self._known.values())) <= oldest:
-                    self._known.popitem(last=False)
-            if key in self._running and _went_well(self._running[key], True):
-                return False
-            if self._known.get(key, oldest) > oldest:
-                return False
-            self._known.pop(key, None)
-            self._running[key] = delivery  # may replace one that its handler has given back but that still runs
-            return True
-
-    def forget(self, key: Hashable) -> None:
-        with self._lock:
-            self._known.pop(key, None)
-
-    def leave(self, key: Hashable, delivery: Any, well: bool, clock: Clock, size: int) -> None:
-        with self._lock:
-            if self._running.get(key) is delivery:
-                self._running.pop(key, None)
-            if well:
-                self._known[key] = clock.monotonic()
-                if len(self._known) > size:
-                    self._known.popitem(last=False)
+        return key_of(message, self.key, "Dedupe.key", "recognise duplicates", "one that has no duplicates")
