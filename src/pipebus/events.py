@@ -79,7 +79,7 @@ class Acknowledged(Event, frozen=True):
 
 
 class Returned(Event, frozen=True):
-    """A delivery went back to its mailbox, to be taken again after `delay` seconds."""
+    """A delivery went back to its mailbox, to be taken again after `delay` seconds. Its attempt may not count."""
 
     message: Message[Any]
     subscription: str
@@ -103,6 +103,18 @@ class Overflowed(Event, frozen=True):
     message: Message[Any]
     subscription: str
     policy: str
+
+
+class CircuitChanged(Event, frozen=True):
+    """
+    A circuit breaker went from one state to another: "closed", "open" (nothing passes), "half_open" (one message passes, as a
+    trial). `place` is "publish" or a subscription's name; `filter` is the breaker's name.
+    """
+
+    filter: str
+    place: str
+    old: str
+    new: str
 
 
 class Starved(Event, frozen=True):

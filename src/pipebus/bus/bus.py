@@ -743,7 +743,8 @@ class Bus:
 
         Each of the `published` messages was accepted, dropped or rejected, or ended in an error. For each subscription,
         `accepted = acknowledged + dropped + dead + pending + in_flight` holds whenever the bus is at rest, and `oldest`
-        is the number of seconds for which the oldest pending message has waited.
+        is the number of seconds for which the oldest pending message has waited. `filters` is what filters show of their
+        state, by place ("publish" or a subscription) and filter.
         """
         return self._engine.stats()
 

@@ -44,6 +44,7 @@ from pipebus.publishing.on_error import ruled
 from pipebus.publishing.route import Way
 from pipebus.publishing.router import Router
 from pipebus.running.here import carry
+from pipebus.waiting.latch import Latch
 from pipebus.waiting.locks import Locks, free
 
 LIMIT: Final = 5.0
@@ -121,8 +122,9 @@ class _Clock(SystemClock):
 
 
 class _Services(Services):
-    def pause(self, seconds: float, filter_name: str) -> None:
+    def pause(self, seconds: float, filter_name: str, until: Latch | None = None) -> bool | None:
         self.clock.sleep(seconds)
+        return None if until is None else not until.give(None)
 
 
 class _Memory:

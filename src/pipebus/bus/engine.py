@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pipebus import events
+from pipebus.bus.filter_stats import filter_stats
 from pipebus.bus.lifecycle import Lifecycle, State
 from pipebus.bus.origins import FromFile
 from pipebus.bus.registry import Registry
@@ -211,6 +212,7 @@ class Engine:
             **self.ledger.figures(self.sender.composer.made()),
             "dead_letters": len(self.dead_letters),
             "subscriptions": {s.name: s.stats() for s in self.subscriptions},
+            "filters": filter_stats(self.ledger, self.router.nodes, self.delivery_nodes, self.subscriptions),
             "schedules": [schedule.stats() for schedule in list(self.schedules)],
         }
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pipebus.delivery.subscription import Subscription
 from pipebus.foreign.logging import get_logger
 from pipebus.foreign.objects import is_a, note, spared, text_of
+from pipebus.mailbox import control
 from pipebus.pipeline import compose, routes, shapes
 from pipebus.pipeline.step import Step
 from pipebus.running.here import attempt
@@ -35,7 +36,8 @@ class FilterLives:
     The lives of one bus's filters.
 
     Args:
-        bus: The parts of the bus: `bus`, `clock`, `transport`, `ledger`, `loop_thread`, `router`, `delivery_nodes`, `locks`.
+        bus: The parts of the bus: `bus`, `clock`, `timers`, `transport`, `ledger`, `loop_thread`, `router`,
+            `delivery_nodes`, `locks`.
         interrupted: Called with a SystemExit of a filter's `stop`.
         ended_by_stop: Whether the stop of the bus caused an error.
     """
@@ -128,7 +130,13 @@ class FilterLives:
         return shapes.Context(
             self.bus.bus, self.bus.clock, log, name, self.ended_by_stop,
             transport if transport.capabilities.memory else None, getattr(transport, "if_undone", lambda call: None), attempt,
+            self._pause, self.bus.timers.after, self.bus.ledger.emit,
         )  # fmt: skip
+
+    def _pause(self, place: str) -> Callable[[], None]:
+        """`Context.pause`."""
+        found = next((one for one in self.bus.router.subscriptions() if one.name == place), None)
+        return control.hold(found) if found is not None else lambda: None
 
     def _claim(self, step: Step) -> bool:
         """Whether the caller may start a filter object; True only once."""

@@ -136,7 +136,7 @@ def _break_off_requests(bus: Any, hopeless: dict[Any, float]) -> None:
 def _waits(lifecycle: Any, subscriptions: list[Subscription]) -> bool:
     """Whether a message waits for a handler, apart from those that are kept for the next start."""
     back = lifecycle.returned
-    return any(s.handled and not s.paused and s.waiting() > len(back.get(s.name, ())) for s in subscriptions)
+    return any(s.handled and not control.rests(s) and s.waiting() > len(back.get(s.name, ())) for s in subscriptions)
 
 
 def _unhandled(subscriptions: list[Subscription]) -> int | None:
@@ -206,7 +206,7 @@ def transport_quiet(bus: Any) -> bool:
     """Whether nothing waits in the transport for a handler of this bus."""
     transport = bus.transport
     return bool(transport.local) or not any(
-        transport.pending(s.name) for s in bus.router.subscriptions() if s.handled and not s.paused
+        transport.pending(s.name) for s in bus.router.subscriptions() if s.handled and not control.rests(s)
     )
 
 

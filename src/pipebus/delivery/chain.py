@@ -65,7 +65,7 @@ def compile_for(sub: Any, bus_nodes: tuple[Node, ...]) -> None:
     )
     run = compose.compile(bus_nodes, replace(build, terminal=compose.compile(plan.nodes, build)))
     sub.run = run if sub.literal is not None else _remembering(run, build.colour)
-    if any(step.traits.wants_delivery for step in around):
+    if any(step.traits.sees_delivery for step in around):
         plan.quick = False
 
 

@@ -110,17 +110,21 @@ class Delivery(Generic[T]):
             raise
         verdicts.acknowledge(subscription, parcel, tell=False)
 
-    def retry(self, delay: Duration = 0.0) -> None:
+    def retry(self, delay: Duration = 0.0, *, count: bool = True) -> None:
         """
         Take it again after `delay`: seconds, or text such as "5s". After the subscription's `attempts` it is a dead letter
         instead.
+
+        Args:
+            count: False: this attempt does not count, as if the message had not been taken; for a message that is not to blame,
+                because it came too early or what it needs is away. Without a delay it is then the first to be taken again.
 
         Raises:
             AlreadySettled: if it was settled before. PipelineError: not a duration.
         """
         wait = seconds(delay, "delay")
         self._close("retried")
-        verdicts.put_back(self._subscription, self._parcel, wait)
+        (verdicts.put_back if count else verdicts.put_off)(self._subscription, self._parcel, wait)
 
     def reject(self, reason: str) -> None:
         """

@@ -8,6 +8,7 @@ How a delivery ends: one function for each end.
 | `bury` | it becomes a dead letter | dead | keeps it as one |
 | | or its requester has the error | dropped: `request failed` | forgets it |
 | `put_back` | its handler asked for another attempt | returned, pending | brings it again |
+| `put_off` | it came too early: the attempt does not count | returned, pending | brings it again |
 | `untake` | an interrupt or a cancellation hit it: the attempt does not count | returned, pending first | |
 | `go_back` | a stop broke it off: the attempt does not count | returned, left for the next start | brings it again |
 
@@ -71,17 +72,28 @@ def put_back(sub: Any, parcel: Parcel, delay: float) -> None:
     if parcel.attempt >= plan.attempts:
         bury(sub, parcel, AttemptsExhausted(f"returned {parcel.attempt} times; {sub.name} allows attempts={plan.attempts}"))
         return
-    parcel.delay = delay
-    if plan.hub.ledger.observed:
-        plan.hub.ledger.emit(events.Returned(parcel.message, sub.name, parcel.attempt, delay))
+    _tell_returned(sub, parcel, delay)
     _return(sub, parcel, delay)
 
 
-def _return(sub: Any, parcel: Parcel, delay: float = 0.0, front: bool = False) -> None:
+def put_off(sub: Any, parcel: Parcel, delay: float) -> None:
+    """Return a message as if it had not been taken, to come again after `delay` seconds; without a delay before all others."""
+    _tell_returned(sub, parcel, delay)
+    parcel.attempt = max(0, parcel.attempt - 1)
+    _return(sub, parcel, delay, front=not delay, verdict="release")
+
+
+def _tell_returned(sub: Any, parcel: Parcel, delay: float) -> None:
+    parcel.delay = delay
+    if sub.plan.hub.ledger.observed:
+        sub.plan.hub.ledger.emit(events.Returned(parcel.message, sub.name, parcel.attempt, delay))
+
+
+def _return(sub: Any, parcel: Parcel, delay: float = 0.0, front: bool = False, verdict: str = "return") -> None:
     """Return a message to the transport that brought it, or to the queue."""
     if parcel.token is not None:
         endings.end(sub, parcel, "forgotten")
-        _tell_transport(sub, parcel, "return", delay)
+        _tell_transport(sub, parcel, verdict, delay)
     else:
         endings.give_back(sub, parcel, front)
 

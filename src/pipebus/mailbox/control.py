@@ -9,6 +9,7 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from pipebus.mailbox.asked import AskedMailbox
@@ -16,7 +17,7 @@ from pipebus.mailbox.claims import wake
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.offering import between, closed_for_good, release, unhold
 from pipebus.mailbox.parcel import Item, Parcel
-from pipebus.mailbox.rare import GUARD, OPENING, USER, Rare, at_rest, count_drop, look_closer, own_rare
+from pipebus.mailbox.rare import GUARD, HELD, OPENING, USER, Rare, at_rest, count_drop, look_closer, own_rare
 from pipebus.mailbox.shared import SharedMailbox
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
@@ -42,6 +43,39 @@ def resume(mailbox: Mailbox, reason: int = USER) -> None:
         own_rare(mailbox).pauses &= ~reason
         _note(mailbox)
     mailbox.apply()
+
+
+def hold(mailbox: Mailbox) -> Callable[[], None]:
+    """
+    Pause for a filter, which ends the pause by itself: a drain waits for that, as it does for delayed messages.
+
+    Returns:
+        What ends the pause. It may be called often, from any thread.
+    """
+    claims = mailbox.plan.claims
+    with mailbox.lock:
+        rare = own_rare(mailbox)
+        reason = HELD
+        while rare.pauses & reason:
+            reason <<= 1
+        with claims.lock:
+            claims.held += 1
+        rare.pauses |= reason
+        _note(mailbox)
+    mailbox.apply()
+    return functools.partial(_let_go, mailbox, reason, [True])
+
+
+def _let_go(mailbox: Mailbox, reason: int, once: list[bool]) -> None:
+    with suppress(IndexError):
+        once.pop()  # one step for all threads
+        resume(mailbox, reason)
+        unhold(mailbox)  # after its worker is claimed: in between, the bus must not look quiet
+
+
+def rests(mailbox: Mailbox) -> bool:
+    """Whether it is paused, and no filter is going to change that."""
+    return mailbox.rare is not None and bool(mailbox.rare.pauses & (HELD - 1))
 
 
 def halt(mailbox: Mailbox) -> None:

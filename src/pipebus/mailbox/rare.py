@@ -31,8 +31,9 @@ has_gil: Final[bool] = getattr(sys, "_is_gil_enabled", lambda: True)()
 USER: Final = 1
 TAKEOVER: Final = 2
 OPENING: Final = 4
-"""Why a mailbox is paused: the program asked for it; its actor, spawned again, still handles its last message from before; or
-the bus starts, and not all of its mailboxes are open yet."""
+HELD: Final = 8
+"""Why a mailbox is paused: the program asked for it; its actor, spawned again, still handles its last message from before; the
+bus starts, and not all of its mailboxes are open yet; or a filter holds it. From HELD on, each hold has a bit of its own."""
 
 
 class Rules:
@@ -90,7 +91,7 @@ class Rare:
         self.keep = True  # closed, but what waits is kept
         self.left: deque[Item] | None = None  # set aside by a pause or a stop
         self.outcasts: deque[Item] = deque()  # dropped under the lock, to be announced after it
-        self.pauses = 0  # the reasons: USER, TAKEOVER, OPENING
+        self.pauses = 0  # the reasons: USER, TAKEOVER, OPENING, HELD and higher bits
         self.halted = False  # paused by an interrupt, until the next start
         self.rest: range | None = None  # the value of `box` while the mailbox has no owner: GUARD if puts must look closer
         self.promised = 0  # places kept for messages that are still in their publish chain

@@ -136,8 +136,7 @@ async def _ago_on(
                     if type(effect) is Message:
                         value = outcome = await next_(effect)
                     elif type(effect) is Pause:
-                        await services.apause(effect.seconds, step.name)
-                        value = None
+                        value = await services.apause(effect.seconds, step.name, effect.until)
                     elif type(effect) is Call:
                         async with asyncio.timeout(effect.timeout):
                             value = outcome = await next_(effect.message)

@@ -121,8 +121,7 @@ def _go_on(
                     if type(effect) is Message:
                         value = outcome = next_(effect)
                     elif type(effect) is Pause:
-                        services.pause(effect.seconds, step.name)
-                        value = None
+                        value = services.pause(effect.seconds, step.name, effect.until)
                     elif type(effect) is Call:
                         value = outcome = abandonable(step, next_, effect, services)
                     else:

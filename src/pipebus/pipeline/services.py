@@ -6,13 +6,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, Final
 
 from pipebus.clock import Clock, Gate
 from pipebus.errors import BusClosed, PipelineError
+from pipebus.waiting.latch import Latch, LoopWaiter
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
+LATE: Final = object()
+"""Given to the latch of a coroutine whose time is up."""
 
 Watch = Callable[[Any, str, Callable[[Any], Any], tuple[str, ...]], Callable[[Any], Any]]
 """
@@ -44,9 +48,12 @@ class Services:
         else:
             self.watch = lambda step, colour, link, names: watch(step, colour, inner(step, colour, link, names), names)
 
-    def pause(self, seconds: float, filter_name: str) -> None:
+    def pause(self, seconds: float, filter_name: str, until: Latch | None = None) -> bool | None:
         """
-        Block this thread for `seconds`, for a filter.
+        Block this thread for `seconds`, for a filter, or until the latch is given.
+
+        Returns:
+            None; or, with a latch, whether it was given in time.
 
         Raises:
             PipelineError: on a running event loop.
@@ -61,13 +68,19 @@ class Services:
         gate.acquire()
         self._pauses[gate] = None
         try:
-            # `end_pauses` sets `_over` before it reads `_pauses`: either it opens this gate, or `_over` is True here.
+            # `end_pauses` sets `_over` before it reads `_pauses`: either it opens this gate, or `_over` is True here. So it is
+            # with a giver of the latch: it opens the gate, or the latch is over here.
+            if until is not None:
+                until.wake = partial(_open, gate)
             due = self.clock.monotonic() + seconds
-            cut_short = self._over or self.wait(gate, due - self.clock.monotonic())
+            opened = self._over or (until is not None and until.over) or self.wait(gate, due - self.clock.monotonic())
         finally:
             self._pauses.pop(gate, None)
-        if cut_short:
+        if until is not None and (until.over or (not opened and not until.give(None))):
+            return True
+        if opened:
             raise BusClosed(f"the bus stopped while filter {filter_name} paused")
+        return None if until is None else False
 
     def begin_pauses(self) -> None:
         """The bus starts."""
@@ -77,12 +90,22 @@ class Services:
         """The bus has stopped: every pause ends with BusClosed."""
         self._over = True
         for gate in list(self._pauses):
-            with suppress(RuntimeError):  # an interrupted stop has already opened it
-                gate.release()
+            _open(gate)
 
-    async def apause(self, seconds: float, filter_name: str) -> None:
-        await self.clock.asleep(seconds)
+    async def apause(self, seconds: float, filter_name: str, until: Latch | None = None) -> bool | None:
+        if until is None:
+            await self.clock.asleep(seconds)
+            return None
+        waiter = LoopWaiter(until)
+        if not until.over:
+            await waiter.wait(seconds, lambda: LATE)
+        return until.found is not LATE
 
     def wait(self, gate: Gate, timeout: float) -> bool:
         with self.blocking():
             return self.clock.wait(gate, timeout)
+
+
+def _open(gate: threading.Lock) -> None:
+    with suppress(RuntimeError):  # somebody else has opened it, or an interrupted stop
+        gate.release()

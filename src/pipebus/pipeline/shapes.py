@@ -23,16 +23,25 @@ from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.callables import name_of
 from pipebus.pipeline.compose import Build, Next
 from pipebus.values.quantities import Duration, is_whole, seconds
+from pipebus.waiting.latch import Latch
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Yielded by an `Around`: wait `seconds` (>= 0, or text such as "5s") without holding a worker's slot."""
+    """
+    Yielded by an `Around`: wait `seconds` (>= 0, or text such as "5s") without holding a worker's slot.
+
+    Args:
+        until: Wait until something is given to this latch, but no longer than `seconds`. The result of the `yield` is whether
+            it was given in time; if not, the latch is closed, and `give` returns False. If the `yield` raises an error, the
+            latch may have been given or not: the filter finds out by giving it something itself.
+    """
 
     seconds: float
+    until: Latch | None = None
 
     if TYPE_CHECKING:  # the arguments accept more than the fields hold
 
-        def __init__(self, seconds: Duration) -> None: ...
+        def __init__(self, seconds: Duration, until: Latch | None = None) -> None: ...
 
     def __post_init__(self) -> None:
         _convert(self, "seconds")
@@ -137,6 +146,7 @@ class Traits:
         repeats: It may run the rest again after an error, and checks `pipebus.pipeline.state.accepted` first.
         passes: The most times that it runs the rest; None: no limit.
         wants_delivery: It reads `pipebus.pipeline.state.delivery`, so it can only be put around handlers.
+        sees_delivery: It reads that too, but a publish chain may have it as well; there it is None.
         needs_attempts: It counts on so many attempts of a delivery; a subscription that allows fewer is refused.
         wants_memory: It needs the transport's memory for filters (`Context.memory`).
         terminal: No filter after it ever runs.
@@ -154,6 +164,7 @@ class Traits:
     repeats: bool = False
     passes: int | None = 1
     wants_delivery: bool = False
+    sees_delivery: bool = False
     needs_attempts: int | None = None
     wants_memory: bool = False
     terminal: bool = False
@@ -179,6 +190,7 @@ class Traits:
             elif trait.name == "passes" and value is not None and not is_whole(value, 1):
                 raise bad(f"has passes = {shown(value)}", "it is how often it runs the rest: at least 1, or None for no limit")
             found[trait.name] = value
+        found["sees_delivery"] = found["sees_delivery"] or found["wants_delivery"]
         found["waits"] = found["waits"] or found["bounds"] or isinstance(filter, SelfLinking)
         return cls(**found)
 
@@ -253,6 +265,11 @@ class Context:
         memory: The transport's memory for filters; None if it keeps none.
         if_undone: Registers a function that is called if the handler's open transaction is rolled back.
         attempt: Which attempt at the message in hand this is, from 1; in a publish chain, always 1.
+        pause: Pauses the subscription of this name, and returns a function that ends this pause, from any thread and at any
+            time. It starts no further handler while any pause lasts, the program's own or another filter's.
+        later: Calls a short function after some seconds, on the bus's timer thread, unless the bus has stopped by then; returns
+            an object with `cancel()`.
+        emit: Passes an event to the observers of the bus.
     """
 
     bus: Any
@@ -263,3 +280,6 @@ class Context:
     memory: Memory | None = None
     if_undone: Callable[[Callable[[], object]], None] = lambda call: None
     attempt: Callable[[], int] = lambda: 1
+    pause: Callable[[str], Callable[[], None]] = lambda place: lambda: None
+    later: Callable[[float, Callable[[], None]], Any] = lambda seconds, call: None
+    emit: Callable[[Any], None] = lambda event: None

@@ -20,4 +20,4 @@ replayed: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar("pipebus.
 
 
 delivery: Final[contextvars.ContextVar[Any]] = contextvars.ContextVar("pipebus.delivery", default=None)
-"""The current `Delivery`; None in a publish chain, and where neither the handler nor a filter `wants_delivery`."""
+"""The current `Delivery`; None in a publish chain, and where neither the handler nor a filter wants or sees it."""

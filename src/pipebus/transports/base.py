@@ -203,7 +203,7 @@ class Transport(Protocol):
         Report what became of a delivery. It may be carried out later, in the order of calls; `flush` and `stop` wait for it.
 
         Args:
-            delay: Seconds, for "return".
+            delay: Seconds, for "return" and "release".
             why: The reason of a "drop"; the dead letter of a "dead", for a transport that stores dead letters.
         """
         ...

@@ -1,5 +1,6 @@
 """
-Wait for one value that another thread gives once: a reply, or the answer of a filter actor.
+Wait for one value that another thread gives once: a reply, the answer of a filter actor, or the turn of a message that a filter
+has made wait.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Latch:
     __slots__ = ("_open", "found", "wake")
 
     def __init__(self) -> None:
-        self.wake: Callable[[], object]
+        self.wake: Callable[[], object] = _nobody
         self.found: Any = None
         self._open = [True]  # the first giver pops it: list.pop is atomic
 
@@ -45,6 +46,10 @@ class Latch:
     @property
     def over(self) -> bool:
         return not self._open
+
+
+def _nobody() -> None:
+    """The default of `wake`: nobody waits yet. Who comes later, and has set `wake`, looks whether the latch is over."""
 
 
 class ThreadWaiter:

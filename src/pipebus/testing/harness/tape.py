@@ -70,13 +70,13 @@ class Tape:
         services.also_watch(self._watch)
         pause, apause, warn = services.pause, services.apause, ledger.warn
 
-        def hear_pause(seconds: float, name: str) -> None:
-            self._pauses(seconds, name)
-            pause(seconds, name)
+        def hear_pause(seconds: float, name: str, until: Any = None) -> Any:
+            self._pauses(seconds, name, until)
+            return pause(seconds, name, until)
 
-        async def hear_apause(seconds: float, name: str) -> None:
-            self._pauses(seconds, name)
-            await apause(seconds, name)
+        async def hear_apause(seconds: float, name: str, until: Any = None) -> Any:
+            self._pauses(seconds, name, until)
+            return await apause(seconds, name, until)
 
         def hear_warning(event: str, **facts: Any) -> None:
             self.warnings.append((event, facts, sys.exc_info()[1]))  # called where the error was caught
@@ -101,9 +101,9 @@ class Tape:
         self.moments.append(Moment(self.elapsed(), who, what))
         self.also(f"{who} {what}")
 
-    def _pauses(self, seconds: float, name: str) -> None:
+    def _pauses(self, seconds: float, name: str, until: Any) -> None:
         self.pauses.append(seconds)
-        self.say(name, f"waits {seconds:g} s")
+        self.say(name, f"waits {seconds:g} s" if until is None else f"waits for its turn, at most {seconds:g} s")
 
     def hear(self, event: events.Event, who: str) -> None:
         """`who`: the name of the bus, for events that have no subscription."""

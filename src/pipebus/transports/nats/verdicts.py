@@ -37,15 +37,14 @@ class Verdicts:
             self._puller.forget(claim, ended=True)
             return
         if verdict == "release":
-            self._release(claim)
+            self._release(claim, delay)
             return
         if verdict == "dead":
             self._transport.letters.bury(claim, why)
             return
         if verdict == "return":
-            self._puller.returned[claim.number] = time.monotonic() + delay
             self._transport.notes.say(self._puller.name, claim.number, claim.takings + 1)
-            self.tell(claim, b'-NAK {"delay":%d}' % int(delay * NANO) if delay > 0 else b"-NAK")
+            self._give_back(claim, delay)
         else:
             if verdict == "drop":
                 counts.drop(str(why))
@@ -56,13 +55,20 @@ class Verdicts:
                 self._transport.notes.forget(self._puller.name, claim.number)
         self._puller.forget(claim, ended=verdict != "return")
 
-    def _release(self, claim: Claim) -> None:
+    def _give_back(self, claim: Claim, delay: float) -> None:
+        self._puller.returned[claim.number] = time.monotonic() + delay
+        self.tell(claim, b'-NAK {"delay":%d}' % int(delay * NANO) if delay > 0 else b"-NAK")
+
+    def _release(self, claim: Claim, delay: float) -> None:
         """Give it back as if it had not been delivered."""
 
         def noted(_: object) -> None:
             # Without a note it counts as taken. That is better than a message that is held for as long as its lease.
             self._transport.open -= 1
-            self.tell(claim, b"-NAK")
+            if delay > 0:
+                self._give_back(claim, delay)
+            else:
+                self.tell(claim, b"-NAK")
             self._puller.forget(claim)
 
         self._transport.open += 1

@@ -107,8 +107,8 @@ def _settle_one(store: Store, settlement: Settlement) -> bool:
     store.touched.add(sub)
     if verdict == "acknowledge":
         store.execute(sql.ACKNOWLEDGE, (1, sub))
-    elif verdict == "return" and delay > 0:
-        store.execute(sql.POSTPONE, (store.now() + delay, sub, seq, claim.takings + 1, key))
+    elif verdict in ("return", "release") and delay > 0:
+        store.execute(sql.POSTPONE, (store.now() + delay, sub, seq, claim.takings + (verdict == "return"), key))
     elif verdict in ("return", "release"):  # it stays at the head of its key
         returned = verdict == "return"  # then it did not kill its process
         store.execute(sql.DELIVER, (sub, seq, claim.takings + returned, key, 0 if returned else suspect))

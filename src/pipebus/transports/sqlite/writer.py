@@ -198,8 +198,8 @@ class Writer:
 
     def _successor(self) -> Job | None:
         """
-        The job of the first thread that may lead, if one waits. That thread may have several jobs in line: a signal handler or a
-        finaliser that publishes has interrupted it before it waited for the first. It waits for the last one.
+        The job of the first thread that may lead, if one waits. That thread may have several jobs in line: a signal handler or
+        a finaliser that publishes has interrupted it before it waited for the first. It waits for the last one.
         """
         line = tuple(self._line)  # a copy: a finaliser may run in this thread at any step, and let the line grow; see `leave`
         first = next((job for job in line if job.gate is not None and job.leads), None)
