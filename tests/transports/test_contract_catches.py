@@ -688,6 +688,8 @@ CASES: list[tuple[type[KeptTransport], Callable[..., None], tuple[Any, ...]]] = 
     (CountsAStop, contract.TestAcknowledgement().test_a_stopped_bus_settles_nothing, ()),
     (HotLoop, contract.TestRetry().test_returned_delivery_comes_again_after_its_delay, ()),
     (HotLoop, contract.TestRetry().test_redeliver_returns_failed_messages, ()),
+    (HotLoop, contract.TestRetry().test_delivery_that_is_put_off_counts_no_attempt, ()),
+    (CountsReleases, contract.TestRetry().test_delivery_that_is_put_off_counts_no_attempt, ()),
     (ForgetsWhatWaits, contract.TestRetry().test_delay_of_a_returned_delivery_outlives_a_restart, ()),
     (BringsTheDead, contract.TestRetry().test_dead_after_all_attempts, ()),
     (PromisesToKeepTheDead, contract.TestRetry().test_dead_letters_are_kept_where_promised, ()),

@@ -18,8 +18,8 @@ def filter_stats(
     ledger: Ledger, publish: tuple[Node, ...], delivery: tuple[Node, ...], subscriptions: Iterable[Subscription]
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """
-    What the filters that define `stats(place)` say of each chain, as `{place: {filter: figures}}`. The second of one name in a
-    chain is called "name 2". A filter whose `stats` fails is left out, and the error is logged.
+    What the filters that define `stats(place)` tell for each chain, as `{place: {filter: figures}}`. The second of one name in
+    a chain is called "name 2". A filter whose `stats` fails is left out, and the error is logged.
 
     Args:
         publish, delivery: The chains of the whole bus.

@@ -48,6 +48,23 @@ class TestRetry:
         waits = [later - earlier for earlier, later in zip(seen.times, seen.times[1:], strict=False)]
         assert all(wait >= delay * 0.9 for wait, delay in zip(waits, delays, strict=True)), waits
 
+    def test_delivery_that_is_put_off_counts_no_attempt(self, stage: Stage) -> None:
+        """A delivery that is put off comes again at once, or after its delay and not earlier; the attempt does not count."""
+        delays = [0.0, 0.1, 0.0, 0.2]
+
+        def act(message: Message, delivery: Delivery) -> None:
+            if len(seen.messages) <= len(delays):
+                delivery.retry(delays[len(seen.messages) - 1], count=False)
+
+        seen = Seen(act)
+        with serving(stage, seen, attempts=1, drain=False) as bus:
+            bus.publish("a")
+            until(stage, lambda: figures(bus, "s")["acknowledged"] == 1, "it is handled")
+            assert bus.dead_letters.list() == []
+        assert seen.attempts == [1] * 5
+        waits = [later - earlier for earlier, later in zip(seen.times, seen.times[1:], strict=False)]
+        assert all(wait >= delay * 0.9 for wait, delay in zip(waits, delays, strict=True)), waits
+
     def test_redeliver_returns_failed_messages(self, stage: Stage) -> None:
         """With `Redeliver`, a failed message goes back to the store and comes again later; others are handled meanwhile."""
 
