@@ -138,7 +138,7 @@ messages = st.builds(
 
 
 @given(messages)
-@settings(CALM, max_examples=examples(40, 250))
+@settings(CALM, max_examples=examples(15, 250))
 def test_every_message_comes_back(message: Message[Any]) -> None:
     """Subject, body, headers and all the rest are equal, down to empty strings; the time to the microsecond."""
     again = there_and_back(message)

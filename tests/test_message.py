@@ -718,6 +718,7 @@ FORKS = textwrap.dedent(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes can fork")
+@pytest.mark.thorough
 def test_ids_are_unique_across_processes() -> None:
     """Children, a grandchild, their parent and a second program never make the same id; an id made before a fork is one."""
     families = [json.loads(run_python(FORKS)) for _ in range(2)]

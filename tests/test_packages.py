@@ -30,6 +30,7 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("module", NEEDS)
+@pytest.mark.few(1)
 def test_an_error_says_how_to_install_what_is_needed(module: str) -> None:
     """A user without an extra reads the command that installs it, instead of a traceback from an import."""
     extra, line = NEEDS[module]

@@ -15,6 +15,7 @@ from flow_helpers import WAIT, InThread, wait_until
 from pipebus import Bus, Message
 
 
+@pytest.mark.thorough
 def test_a_copy_made_while_a_program_publishes_is_whole(tmp_path: Path) -> None:
     """It has all that was accepted before, nothing twice, and a bus goes on with it, in the order of publishing."""
     bus, enough, done = Bus(f"sqlite:///{tmp_path / 'bus.db'}?durability=process"), Event(), Event()

@@ -50,6 +50,7 @@ def slow(handler: str, more: str = "") -> str:
 class TestWaits:
     """The end of the input is not the end of the work."""
 
+    @pytest.mark.thorough
     def test_a_handler_that_makes_progress_is_never_cut_short(self, shop: Shop) -> None:
         """The work takes longer than --timeout, which bounds only the time without progress."""
         shop.config(slow("steady"))
@@ -67,6 +68,7 @@ class TestWaits:
         assert figures(done)["subscriptions"]["slow"]["acknowledged"] == 3
 
     @pytest.mark.parametrize("frees", [True, False], ids=["until there is room", "until a signal comes"])
+    @pytest.mark.thorough
     def test_a_dead_letter_that_finds_no_room_is_waited_for(self, shop: Shop, frees: bool) -> None:
         """The last dead letter is as safe as those before the end of the input."""
         shop.config(slow("held_and_dead"))

@@ -297,6 +297,7 @@ class TestLetters:
         assert "not kept" not in done.stdout
         assert len((shop.folder / "letters.jsonl").read_text().splitlines()) == 5
 
+    @pytest.mark.thorough
     def test_a_disk_that_is_full_is_waited_for(self, shop: Shop) -> None:
         """The reading pauses instead of losing one letter after the other, and goes on when there is room."""
         shop.config(DIE)
@@ -315,6 +316,7 @@ class TestLetters:
 class TestFullDisk:
     """A SQLite file on a full disk."""
 
+    @pytest.mark.thorough
     def test_it_is_waited_for(self, shop: Shop) -> None:
         """No record is lost, and none is stored twice."""
         shop.config('[bus]\ntransport = "sqlite:///bus.db"\n', OK)
@@ -353,6 +355,7 @@ class TestSummary:
 class TestProgress:
     """Progress is what has been handled."""
 
+    @pytest.mark.thorough
     def test_a_handler_that_is_running_is_not_done(self, shop: Shop) -> None:
         """The file has been read, but 100 % is shown only after the last message has been handled."""
         shop.config(subscription("held", "a.>", "held"))

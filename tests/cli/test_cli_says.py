@@ -186,6 +186,7 @@ def test_trace_shows_what_changes_in_the_envelope(shop: Shop) -> None:
     assert not lines[0].keys() & {"key", "id", "ttl"}
 
 
+@pytest.mark.thorough
 def test_two_replays_of_one_file_handle_no_letter_twice(shop: Shop) -> None:
     """The second is refused while the first runs, and finds nothing to do afterwards."""
     os.mkfifo(shop.folder / "gate")

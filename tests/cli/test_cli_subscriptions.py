@@ -44,6 +44,7 @@ def test_the_list_shows_what_waits_and_for_whom(shop: Shop) -> None:
     assert "billing       orders.>               1          0     0\n" in table
 
 
+@pytest.mark.thorough
 def test_a_paused_subscription_gets_nothing_until_it_is_resumed(shop: Shop) -> None:
     """Its messages are kept, a run does not wait for them, and it goes on where it was."""
     assert shop.run("subscriptions", "pause", URL, "billing").stdout == "billing is paused; 1 waiting message\n"

@@ -303,6 +303,7 @@ class TestStore:
         assert billing["in"] > 0
         assert billing["p99"] > 0
 
+    @pytest.mark.thorough
     def test_it_shows_what_waits_although_no_program_runs(self, shop: Shop) -> None:
         shop.run("subscriptions", "pause", self.URL, "idle")
         table = shop.run("top", "bus.toml", "--allow", "shop").stdout.splitlines()

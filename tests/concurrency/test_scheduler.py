@@ -140,6 +140,7 @@ def test_time_passes_only_when_nobody_can_go_on() -> None:
     explore(sleepers, range(20))
 
 
+@pytest.mark.thorough
 def test_a_story_shows_the_broken_line_and_how_to_see_it_again() -> None:
     """The story has the last lines before the failure, by thread, with who was put to sleep and where."""
     with plant(Mailbox.rest, "if box:  #", "if False:  #"):

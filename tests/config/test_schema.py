@@ -394,6 +394,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @CALM
 @given(st.sampled_from(list(GOOD)), st.data())
+@pytest.mark.thorough
 def test_a_changed_file_that_loads_is_not_underlined(folder: Path, name: str, data: st.DataObject) -> None:
     """The schema accepts every file that `from_config` accepts, whatever is put in, taken out or written as `${env:N}`."""
     found = tomllib.loads(whole(GOOD[name]))

@@ -104,6 +104,7 @@ def assert_as_shown(said: list[str]) -> None:
         assert alike(text, shows), f"{cell}\n\nshows:\n{text}"
 
 
+@pytest.mark.thorough
 def test_the_cells_show_what_the_page_says(tmp_path: Path) -> None:
     assert_as_shown(run(STAND_IN, [cell for cell, _ in cells()], tmp_path))
 

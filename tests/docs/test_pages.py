@@ -128,7 +128,7 @@ def call_test(test: Any) -> None:
         test(*(stack.enter_context(fixtures[name]()) for name in inspect.signature(test).parameters))
 
 
-SESSIONS = sorted({block.page for block in BLOCKS if block.info == "console"})
+SESSIONS = sorted({block.page for block in BLOCKS if block.info == "console"}, reverse=True)  # the tutorials come first
 
 
 @pytest.mark.parametrize("page", [marked(page, page) for page in SESSIONS])

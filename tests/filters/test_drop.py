@@ -169,7 +169,7 @@ def test_wrong_settings_are_refused_where_they_are_written(settings: dict[str, A
 
 
 @pytest.mark.parametrize("side", ["publish", "delivery"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_it_keeps_every_law(side: Any) -> None:
     """Drop keeps the laws that every filter must keep, on messages of which it drops one."""
     messages = [Message("a", 9), Message("a", 10), Message("a", 11)]

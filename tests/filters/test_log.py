@@ -255,6 +255,7 @@ def test_a_program_that_configures_no_logging_sees_lines_on_standard_error() -> 
     assert "delivery.died" in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_program_that_configures_the_standard_library_gets_lines_there() -> None:
     """Without structlog's configuration, lines go to the logger `pipebus`."""
     done = program("import logging; logging.basicConfig(level=logging.INFO, stream=sys.stderr)")
@@ -263,6 +264,7 @@ def test_a_program_that_configures_the_standard_library_gets_lines_there() -> No
     assert "body='hello'" in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_program_that_configures_structlog_gets_its_own_format() -> None:
     """The library never configures structlog, it uses what is there."""
     done = program(

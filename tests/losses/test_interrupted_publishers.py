@@ -205,6 +205,7 @@ def test_a_publish_that_interrupts_one_in_line_is_the_one_that_leads_next(tmp_pa
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.few(1)
 def test_a_publish_from_a_handler_that_interrupts_a_reader_works_or_is_refused(store: str, tmp_path: Path) -> None:
     """In a mailbox without a handler, each Receipt is for one message that can be read."""
     calls = Calls()
@@ -495,6 +496,7 @@ with bus:
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 @pytest.mark.parametrize("chain", ["", "Log"])
+@pytest.mark.few(1)
 def test_a_publish_imports_nothing(store: str, chain: str, tmp_path: Path) -> None:
     """A signal handler that publishes in the middle of an import would wait for that import: on 3.11 forever."""
     done = subprocess.run(

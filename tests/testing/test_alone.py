@@ -148,6 +148,7 @@ def wait_for_a_queue(empty: queue.Queue[int], timeout: float) -> None:
     ],
     ids=["semaphore", "condition", "event", "queue"],
 )
+@pytest.mark.few(1)
 def test_waits_with_a_timeout_end_in_virtual_time_under_check_filter(
     make: Callable[[], Any], wait: Callable[[Any, float], object]
 ) -> None:
@@ -295,6 +296,7 @@ def test_a_request_that_nobody_answers_says_how_to(run: Callable[..., Any]) -> N
 
 
 @pytest.mark.parametrize("make", [Priced, AsyncPriced])
+@pytest.mark.thorough
 def test_a_filter_that_makes_requests_can_be_held_to_the_laws(make: Any) -> None:
     """With the replies that it needs, it is tried like any other; its pattern keeps it away from its own requests."""
     assert "keeps messages apart" in check_filter(lambda: when("test", make()), [1], replies={"prices.get": 5.0})

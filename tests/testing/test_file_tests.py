@@ -1407,6 +1407,7 @@ def test_the_plugin_can_be_switched_off(project: pytest.Pytester) -> None:
     assert "pipebus.toml" not in result.stdout.str()
 
 
+@pytest.mark.thorough
 def test_it_runs_in_a_process_of_its_own(project: pytest.Pytester) -> None:
     """The test runs as users run it: with all plugins, and with warnings as errors."""
     result = project.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", "-k", "booked")

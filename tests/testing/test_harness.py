@@ -2140,6 +2140,7 @@ def run_python(*arguments: Any, **environment: str) -> subprocess.CompletedProce
     return done
 
 
+@pytest.mark.thorough
 def test_it_works_without_pytest(tmp_path: Path) -> None:
     """A plain script can use a harness, and pytest is not even imported."""
     script = tmp_path / "script.py"
@@ -2339,6 +2340,7 @@ print(threading.active_count() - threads, objects() - before)
 
 
 @scaled(20, 300)
+@pytest.mark.thorough
 def test_many_harnesses_leave_nothing(count: int) -> None:
     """No thread stays, and no list grows."""
     done = subprocess.run([sys.executable, "-c", MANY, str(count)], capture_output=True, text=True, check=False)
@@ -2352,7 +2354,7 @@ def test_many_harnesses_leave_nothing(count: int) -> None:
 
 
 @ways
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_a_handler_that_blocks_on_a_lock_of_its_own_is_named(run: str) -> None:
     """The error names the thread and its line of code, after `patience` real seconds."""
     lock = threading.Lock()

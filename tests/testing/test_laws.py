@@ -83,7 +83,7 @@ def cleaned_up() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("animal", WRONG.values(), ids=WRONG)
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 def test_s41_each_wrong_filter_is_caught_by_the_law_meant_for_it(animal: Animal) -> None:
     """Guarantee 41: the message names the law, says what was found, and what to do."""
     with pytest.raises(LawBroken) as caught:
@@ -109,12 +109,13 @@ def test_each_wrong_filter_breaks_that_law_alone(animal: Animal) -> None:
 
 
 @pytest.mark.parametrize("filter", RIGHT.values(), ids=RIGHT)
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_no_law_complains_of_a_filter_that_is_right(filter: Any) -> None:
     """Locks, pools, threads, memories, counters, restored context variables and waits break no law."""
     assert set(check_filter(filter, examples=4)) >= ALWAYS
 
 
+@pytest.mark.thorough
 def test_the_story_of_a_race_shows_its_lines() -> None:
     """The story shows the lines of the filter, and which message was interrupted where."""
     with pytest.raises(LawBroken) as caught:
@@ -148,6 +149,7 @@ class Turnstile:
         return outcome
 
 
+@pytest.mark.thorough
 def test_a_coroutine_that_waits_forever_is_blamed_on_the_line_where_it_waits() -> None:
     """It is not blamed on a context that it could not restore, nor on a variable of the kit."""
     with pytest.raises(LawBroken) as caught:
@@ -180,6 +182,7 @@ def test_a_filter_that_cannot_be_registered_is_refused_at_the_tests_own_line() -
         check_filter(Redeliver(), [1])
 
 
+@pytest.mark.thorough
 def test_a_race_is_the_same_each_time() -> None:
     """The same filter has the same story: no chance and no clock decides where threads change places."""
 
@@ -281,6 +284,7 @@ async def on_loops(message: Message, call_next: Any) -> Any:
     ],
     ids=["sync", "async", "gives its word", "has settings"],
 )
+@pytest.mark.few(1)
 def test_a_law_that_says_nothing_about_a_filter_is_not_among_those_that_were_tried(filter: Any, tried: frozenset[str]) -> None:
     """The names say what is known about the filter, and no more."""
     assert set(check_filter(filter, [1])) == ALWAYS | tried
@@ -346,7 +350,7 @@ class Parcel:
 
 @pytest.mark.parametrize("kind", [Order, Parcel])
 @pytest.mark.parametrize("subject", [True, False], ids=["subject", "type"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_bodies_of_a_model_or_dataclass_are_objects(kind: Any, subject: bool) -> None:
     """A filter gets what a publisher sends under such a subject, and not the data of which it is made."""
     seen: list[Any] = []

@@ -56,6 +56,7 @@ def test_a_file_that_is_gone_is_named_until_there_is_another(path: Path) -> None
         wait_until(lambda: bus.health() == WELL, "there is a file again")
 
 
+@pytest.mark.thorough
 def test_a_file_that_is_nearly_full_is_degraded(path: Path) -> None:
     """Before publishers are refused, there is time to look."""
     with Bus(f"sqlite:///{path}?max_bytes=1MiB&window=0") as bus:

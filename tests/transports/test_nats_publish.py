@@ -27,6 +27,7 @@ def stored(stage: NatsStage) -> Any:
 
 
 @pytest.mark.parametrize("publish", ["from a thread", "from a loop"])
+@pytest.mark.few(1)
 def test_a_lost_answer_is_asked_for_again(stage: NatsStage, publish: str) -> None:
     """
     A leader that dies answers nothing, and the connection goes on. The message is sent again long before `publish_timeout`; the

@@ -73,7 +73,7 @@ def judge(subject: str, data: bytes, found_headers: dict[str, str]) -> None:
 
 
 @given(subjects, bodies, headers)
-@settings(max_examples=examples(100, 500), deadline=None)
+@settings(max_examples=examples(30, 500), deadline=None)
 def test_any_frame_is_a_message_or_bytes(subject: str, data: bytes, found: dict[str, str]) -> None:
     """Random frames, and our own frames with faults, are both read."""
     judge(subject, data, found)
@@ -111,7 +111,7 @@ def test_a_hundred_thousand_frames() -> None:
 
 
 @given(strategies.messages(), st.booleans())
-@settings(max_examples=examples(50, 250), deadline=None)
+@settings(max_examples=examples(20, 250), deadline=None)
 def test_what_we_write_is_read_as_it_was(message: Message, binary: bool) -> None:
     """The message comes back in either mode, and the headers next to the bytes are plain ASCII."""
     encoded = JsonCodec().encode(message)

@@ -585,7 +585,7 @@ def test_the_bus_waits_for_a_long_transaction(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE"])
-@pytest.mark.few(1)
+@pytest.mark.thorough
 def test_many_threads_publish_within_their_own_connections(shop: Shop, begin: str) -> None:
     """Alongside publishes of the bus. Nothing is lost or doubled, and messages are numbered in the order of their commits."""
     committed: list[str] = []

@@ -199,6 +199,7 @@ def swept(file: File) -> None:
         pass
 
 
+@pytest.mark.thorough
 def test_messages_go_beside_a_backlog_that_nobody_serves(file: File) -> None:
     """What one subscription has settled goes, and a sweep takes no longer for what another one leaves waiting."""
     other = file.subscribe("other", "b")
@@ -236,6 +237,7 @@ def test_a_message_goes_when_the_last_of_its_deliveries_has_ended(file: File) ->
     assert file.count("message") == 0
 
 
+@pytest.mark.thorough
 def test_a_file_gives_back_what_it_no_longer_needs(file: File, tmp_path: Path) -> None:
     file.publish(MANY * 2)
     size = file.store.last() * 200
@@ -304,6 +306,7 @@ def test_what_a_subscription_is_still_to_get_is_not_swept(file: File) -> None:
     assert file.count("message") == 0
 
 
+@pytest.mark.thorough
 def test_a_subscription_removed_while_it_is_filled_gets_all_the_same(tmp_path: Path) -> None:
     """Its row is deleted by somebody after its first step; the bus makes it again behind what it had."""
     path = tmp_path / "bus.db"

@@ -202,6 +202,7 @@ def test_a_token_comes_from_the_environment(shop: Shop) -> None:
         assert live.wait() == 0
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_served_is_one_line_and_nothing_starts(shop: Shop) -> None:
     """A taken port, an address that others reach, a token that is empty: exit code 2, before the input is read."""
     shop.config(OK)
@@ -218,6 +219,7 @@ def test_what_cannot_be_served_is_one_line_and_nothing_starts(shop: Shop) -> Non
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+@pytest.mark.few(1)
 def test_a_package_that_is_missing_is_one_line(shop: Shop, package: str) -> None:
     shop.config(OK)
     shop.write(f"missing/{package}.py", f'raise ModuleNotFoundError("No module named {package!r}")\n')
