@@ -128,11 +128,15 @@ def call_test(test: Any) -> None:
         test(*(stack.enter_context(fixtures[name]()) for name in inspect.signature(test).parameters))
 
 
-SESSIONS = sorted({block.page for block in BLOCKS if block.info == "console"}, reverse=True)  # the tutorials come first
+SESSIONS = sorted(
+    {block.page for block in BLOCKS if block.info == "console"},
+    key=lambda page: (any("pytest" in block.text for block in BLOCKS if block.page == page and block.info == "console"), page),
+)
+"""Pages with sessions; those in which pytest runs take long, and come last."""
 
 
 @pytest.mark.parametrize("page", [marked(page, page) for page in SESSIONS])
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_the_sessions_of_a_page_are_real(page: str, folder: Path, page_of: Any) -> None:
     """Each command prints what is shown; a session begins with the page's files, and with what those before it left."""
     for block in blocks(page):
