@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pipebus import events
-from pipebus.bus.filter_stats import filter_stats
+from pipebus.bus.filter_stats import FilterStats
 from pipebus.bus.lifecycle import Lifecycle, State
 from pipebus.bus.origins import FromFile
 from pipebus.bus.registry import Registry
@@ -126,6 +126,7 @@ class Engine:
         self.router = Router(self)
         self.replies = Replies(self)
         self.lifecycle = Lifecycle(self)
+        self.filter_stats = FilterStats(self)
         self.sender = Sender(
             clock=self.clock, transport=self.transport, url=self.url, address=self.address, router=self.router,
             replies=self.replies, ledger=self.ledger, pool=self.pool, loop_thread=self.loop_thread, timers=self.timers,
@@ -212,7 +213,7 @@ class Engine:
             **self.ledger.figures(self.sender.composer.made()),
             "dead_letters": len(self.dead_letters),
             "subscriptions": {s.name: s.stats() for s in self.subscriptions},
-            "filters": filter_stats(self.ledger, self.router.nodes, self.delivery_nodes, self.subscriptions),
+            "filters": self.filter_stats.all(),
             "schedules": [schedule.stats() for schedule in list(self.schedules)],
         }
 
