@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from flow_helpers import WAIT, Hold, boom, fine, running, wait_until
+from flow_helpers import WAIT, Boom, Hold, boom, fine, running, wait_until
 from loop_helpers import LoopInThread
 from pipebus import Bus, Health, Message
 from pipebus.bus.bus import engine_of
 from pipebus.bus.health import RECENT, UNANSWERED
 from pipebus.testing import FakeClock
 from pipebus.transports.memory import MemoryTransport
+from state_helpers import Door
 
 
 def test_a_bus_is_ready_only_while_it_runs() -> None:
@@ -92,6 +93,56 @@ def test_a_failing_observer_shows_for_a_minute() -> None:
         assert bus.health() == Health()
         bus.publish("s")
         assert bus.health().degraded
+
+
+# --- filters that pause -------------------------------------------------------------------------------------------------
+
+
+def test_an_open_breaker_is_named() -> None:
+    """An operator reads which subscriptions are paused, by which filter, and in which state it is; until the pause ends."""
+    breaker, limit = Door(state="open", name="CircuitBreaker"), Door(waiting=9, name="Limit")
+    bus = Bus()
+    bus.use(limit, breaker, at="delivery")
+    one, two = (bus.subscribe("s", fine, name=name) for name in ("till", "mail"))
+    with running(bus):
+        resumes = [breaker.shut("till")]
+        assert bus.health().reasons == ("a subscription is paused by filter CircuitBreaker (open): till",)
+        resumes.append(breaker.shut("mail"))
+        two.pause()
+        breaker.figures = {"state": "half_open"}
+        health = bus.health()
+        assert (health.live, health.ready, health.degraded) == (True, True, True)
+        assert health.reasons == (
+            "a subscription is paused: mail",
+            "2 subscriptions are paused by filter CircuitBreaker (half_open): till, mail",
+        )
+        two.resume()
+        for resume in resumes:
+            resume()
+        assert not one.paused
+        assert bus.health().reasons == ()
+
+
+@pytest.mark.parametrize("figures", [{}, {"state": "closed"}, {"state": 4}, Boom()], ids=str)
+def test_a_pause_by_a_filter_that_does_not_say_why_is_a_reason_too(figures: Any) -> None:
+    door = Door(figures)
+    bus = Bus()
+    bus.subscribe("s", fine, name="till", filters=[door])
+    with running(bus):
+        resume = door.shut("till")
+        assert bus.health().reasons == ("a subscription is paused by a filter: till",)
+        resume()
+
+
+def test_an_open_breaker_of_the_publish_chain_is_a_reason() -> None:
+    """It pauses nothing: publishers get errors. A closed one is none."""
+    breaker = Door(state="open", name="CircuitBreaker")
+    bus = Bus()
+    bus.use(breaker)
+    with running(bus):
+        assert bus.health().reasons == ("the publish chain is interrupted by filter CircuitBreaker (open)",)
+        breaker.figures = {"state": "closed"}
+        assert bus.health().reasons == ()
 
 
 # --- what only a new process helps against -------------------------------------------------------------------------------
