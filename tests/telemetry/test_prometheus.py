@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flow_helpers import WAIT, Boom, Hold, boom, fine, hasty_threads, returning, running
 from pipebus import Bus, DeadLetterError, Delivery, Dropped, LifecycleError, Message, PipelineError, Rejected, transform
-from pipebus.telemetry.labels import LONGEST, OTHER, REASONS, SUBSCRIPTIONS, Labels, general
+from pipebus.telemetry.labels import FIGURES, LONGEST, OTHER, REASONS, SUBSCRIPTIONS, Labels, general
 from pipebus.telemetry.prometheus import CONTENT_TYPE, Collector, metrics_text
 from pipebus.testing import FakeClock
+from state_helpers import Door
 
 Series = dict[tuple[str, ...], float]
 
@@ -241,6 +242,70 @@ def test_a_store_that_cannot_be_read_leaves_a_gap_and_says_why(tmp_path: Path) -
     assert (series["ready",], series["live",], series["degraded",]) == (0, 1, 1)
     assert len(series) == 3
     bus.stop(timeout=0.0)
+
+
+# --- filters -------------------------------------------------------------------------------------------------------------
+
+
+def filters_in(series: Series) -> Series:
+    return {key: value for key, value in series.items() if key[0] in ("filter_figure", "filter_state")}
+
+
+def test_the_state_of_filters_is_a_gauge_and_each_state_has_a_series() -> None:
+    """An alert on an open breaker has data from the beginning. Series of the publish chain have no subscription."""
+    breaker = Door(state="closed", failures=2, about="tea")
+    bus = Bus()
+    bus.use(Door(waiting=3, rate=0.5, name="Limit"))
+    bus.subscribe("s", fine, name="till", filters=[breaker])
+    with running(bus):
+        assert filters_in(scraped(bus)) == {
+            ("filter_figure", "waiting", "Limit", ""): 3,
+            ("filter_figure", "rate", "Limit", ""): 0.5,
+            ("filter_figure", "failures", "Door", "till"): 2,
+            ("filter_state", "Door", "closed", "till"): 1,
+            ("filter_state", "Door", "open", "till"): 0,
+            ("filter_state", "Door", "half_open", "till"): 0,
+        }
+        breaker.figures = {"state": "open"}
+        states = {key[2]: value for key, value in filters_in(scraped(bus)).items() if key[0] == "filter_state"}
+        assert states == {"closed": 0, "open": 1, "half_open": 0}
+
+
+def test_subscriptions_that_share_a_label_share_the_series_of_their_filters() -> None:
+    """Of those without a name one series says how many have an open breaker; one that has ended counts no more."""
+    bus = Bus()
+    bus.use(Door(state="open"), at="delivery")
+    with running(bus):
+        first, _ = (bus.subscribe("s", fine, filters=[Door(waiting=waiting, name="Limit")]) for waiting in (2, 1))
+        assert scraped(bus)["filter_state", "Door", "open", "fine#*"] == 2
+        assert scraped(bus)["filter_figure", "waiting", "Limit", "fine#*"] == 2
+        first.unsubscribe()
+        assert scraped(bus)["filter_state", "Door", "open", "fine#*"] == 1
+
+
+def test_hostile_figures_of_filters_make_few_series_that_can_be_parsed() -> None:
+    """The state that is over keeps a series at 0; from the 21st on, states share one, and figures have none."""
+    states, keys = Door(), Door(name='a "filter"\\')
+    bus = Bus()
+    bus.use(states, keys)
+    with running(bus):
+        for number in range(3 * FIGURES):
+            letters = "".join(chr(97 + int(digit)) for digit in str(number))
+            states.figures = {"state": f"{letters}\n\ud800 {number}"}
+            keys.figures = {f'key "{number}"': number, "same": 1}
+            series = filters_in(scraped(bus))
+    shown = {key: value for key, value in series.items() if key[0] == "filter_state"}
+    assert len(shown) == FIGURES + 1
+    assert {key: value for key, value in shown.items() if value} == {("filter_state", "Door", OTHER, ""): 1}
+    assert series.items() - shown.items() == {(("filter_figure", "same", 'a "filter"\\', ""), 1)}
+
+
+def test_a_filter_that_cannot_say_is_not_in_the_figures() -> None:
+    """A scrape succeeds all the same."""
+    bus = Bus()
+    bus.use(Door(Boom(), name="bad"), Door(n=1))
+    with running(bus):
+        assert filters_in(scraped(bus)) == {("filter_figure", "n", "Door", ""): 1}
 
 
 # --- labels --------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ FILTERS: Final = 200
 """The most filters with series of their own."""
 SUBSCRIPTIONS: Final = 500
 """The most subscriptions with series of their own."""
+FIGURES: Final = 20
+"""The most figures of one filter with series of their own, and the most states."""
 LONGEST: Final = 80
 """Characters of a reason."""
 
@@ -51,6 +53,14 @@ class Labels:
     def filter(self, name: str) -> str:
         """A label for a filter. A filter may say that another one has dropped a message, so these are bounded too."""
         return self.bounded(name, FILTERS, "filter")
+
+    def figure(self, name: str, filter: str) -> str:
+        """A label for the name of a figure; those that are "(other)" are better left out, because their sum says nothing."""
+        return self.bounded(name, FIGURES, "figure", filter)
+
+    def state(self, text: str, filter: str) -> str:
+        """A label for a state, such as "open"."""
+        return self.bounded(general(text), FIGURES, "state", filter)
 
     def subscription(self, name: str) -> str:
         """A label for a subscription: those without a name of their own share one, such as `bill#*`."""

@@ -14,16 +14,17 @@ subscription ends that shares a label with others, what it counted stays in thei
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from pipebus.bus.bus import Bus, engine_of
+from pipebus.bus.filter_stats import PUBLISH
 from pipebus.delivery.subscription import Subscription
 from pipebus.errors import PipebusError, PipelineError
 from pipebus.foreign.packages import install
 from pipebus.mailbox import endings
-from pipebus.telemetry.labels import Labels
+from pipebus.telemetry.labels import OTHER, Labels
 from pipebus.telemetry.stopwatch import Stopwatch
 
 try:
@@ -66,10 +67,21 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "subscription_mailbox_size": ("The most messages that the mailbox holds.", ("subscription",)),
     OLDEST: ("For how long the oldest pending message has waited; 0: none waits.", ("subscription",)),
     "subscription_paused": ("1: it is paused; of several that share a label, how many are.", ("subscription",)),
+    "filter_figure": (
+        "A number that a filter shows of its state; of several that share a label, the largest. A filter with one state for "
+        "several chains shows it in each of them. In the publish chain, subscription is empty.",
+        ("subscription", "filter", "figure"),
+    ),
+    "filter_state": (
+        "1: the filter is in this state; of several that share a label, how many are.",
+        ("subscription", "filter", "state"),
+    ),
     "live": ("0: only a new process helps.", ()),
     "ready": ("1: the bus takes messages.", ()),
     "degraded": ("1: somebody should look; bus.health() says why.", ()),
 }
+STATES: Final = ("closed", "open", "half_open")
+"""Those of a circuit breaker. All of them have a series from the beginning, and so an alert on "open" has data."""
 HANDLING: Final = "pipebus_subscription_handling_seconds"
 
 
@@ -156,6 +168,7 @@ class _Account:
         self._floor: dict[tuple[str, ...], int] = {}  # each counter's last value
         self._served: dict[Subscription, dict[str, Any]] = {}  # subscriptions that no store counts, with their last figures
         self._ended: Counter[tuple[str, ...]] = Counter()  # what ended ones had counted
+        self._states: dict[str, dict[str, None]] = {}  # by filter: all that it was in
         self.stopwatch: Stopwatch | None = None
         if histogram:
             self.stopwatch = Stopwatch()
@@ -188,6 +201,8 @@ class _Account:
             page.put(family, (name, *labels), most)
         for (gauge, label), value in gauges.items():
             page.put(gauge, (name, label), value)
+        for (family, *labels), value in self._filters(stats["filters"]).items():
+            page.put(family, (name, *labels), value)
         for label, durations in list(self.stopwatch.by_label.items()) if self.stopwatch is not None else ():
             page.put(HANDLING, (name, label), *durations.read())
 
@@ -229,6 +244,25 @@ class _Account:
         for reason, count in figures["dropped"].items():
             counts["subscription_messages_dropped", label, self._labels.reason(reason, "subscription", label)] += count
         return counts
+
+    def _filters(self, stats: dict[str, dict[str, Any]]) -> dict[tuple[str, ...], float]:
+        """What filters show: numbers, and the text called `state`, with a series for each state that the filter may be in."""
+        found: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        for place, filters in stats.items():
+            subscription = "" if place == PUBLISH else self._labels.subscription(place)
+            for by, figures in filters.items():
+                filter = self._labels.filter(by)
+                for figure, value in figures.items():
+                    if not isinstance(value, str) and (label := self._labels.figure(figure, filter)) != OTHER:
+                        key = ("filter_figure", subscription, filter, label)
+                        found[key] = max(found.get(key, value), value)
+                if isinstance(state := figures.get("state"), str):
+                    now = self._labels.state(state, filter)
+                    states = self._states.setdefault(filter, {})
+                    states |= dict.fromkeys((*(STATES if now in STATES else ()), now))
+                    for one in states:
+                        found["filter_state", subscription, filter, one] += one == now
+        return found
 
 
 def _gauges(subscription: Subscription, figures: dict[str, Any]) -> dict[str, float]:
