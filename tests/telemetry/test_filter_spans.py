@@ -8,9 +8,11 @@ from typing import Any, Literal
 import pytest
 from telemetry_helpers import Emitted, facts, id_of, parent
 
+from flow_helpers import Boom
 from pipebus import Actor, Bus, Dropped, Message, Pipeline, Receipt, Rejected, around, branch, transform, when
 from pipebus.filters import Dedupe, Retry, SetHeaders, Timeout, Validate
 from pipebus.testing import Harness
+from state_helpers import Door
 
 
 @transform
@@ -214,6 +216,45 @@ def test_a_message_that_a_filter_publishes_has_a_trace_below_that_filter(emitted
     assert emitted.children(outer) == ["send audit"]
     assert facts(outer)["messaging.pipebus.verdict"] == "passed"
     assert "messaging.pipebus.passes" not in facts(outer)
+
+
+def test_the_span_of_a_filter_has_its_state_after_the_run(emitted: Emitted) -> None:
+    """A reader of a trace sees that the breaker was open then; of a filter around several handlers, the state at this one."""
+
+    class Counter(Door):
+        def transform(self, message: Message) -> Message:
+            self.figures = {"seen": message.body, "state": "x" * 1000, "odd": None}
+            return message
+
+    bus = emitted.watch(Bus(), spans="filters")
+    bus.use(Counter(name="counter"), Door(Boom(), name="bad"), same)
+    around_all = Door(state="open")
+    bus.use(around_all, at="delivery")
+    bus.subscribe("a", lambda message: None, name="till")
+    with bus:
+        bus.publish("a", 7)
+    prefix = "messaging.pipebus.filter."
+    shown = {
+        span.name: {name.removeprefix(prefix): value for name, value in facts(span).items() if name.startswith(prefix)}
+        for span in emitted.spans
+    }
+    counter = shown.pop("filter counter")
+    assert (counter.pop("seen"), len(str(counter.pop("state"))), counter) == (7, 200, {})
+    assert {name: found for name, found in shown.items() if found} == {"filter Door": {"state": "open"}}
+    assert around_all.places == ["till"]
+    assert verdicts(emitted) == {"counter": "passed", "bad": "passed", "same": "passed", "Door": "passed"}
+
+
+@pytest.mark.parametrize("spans", ["messages", None])
+def test_nobody_asks_for_the_state_of_filters_without_their_spans(spans: Any, emitted: Emitted) -> None:
+    """A bus that does not emit them pays nothing for the filters that could say something."""
+    bus, door = Bus(), Door(state="open")
+    if spans is not None:
+        emitted.watch(bus, spans=spans)
+    bus.use(door)
+    with bus:
+        bus.publish("a")
+    assert door.places == []
 
 
 def test_the_story_of_the_harness_and_spans_of_filters_get_on(emitted: Emitted) -> None:

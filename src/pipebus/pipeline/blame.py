@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
@@ -19,18 +20,21 @@ class StepId:
     Args:
         scope: Identifies the compiled pipeline whose `on_error` applies to the errors of this step.
         end: It is the end of the chain, not a filter.
+        stats: What the filter shows of its state, for those who watch the chain; None: nothing.
     """
 
-    __slots__ = ("abandon", "call", "end", "name", "scope")
+    __slots__ = ("abandon", "call", "end", "name", "scope", "stats")
 
     def __init__(
-        self, name: str, call: Any = None, abandon: bool = False, scope: object = None, *, end: bool = False
+        self, name: str, call: Any = None, abandon: bool = False, scope: object = None, *, end: bool = False,
+        stats: Callable[[], dict[str, int | float | str]] | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.end = end
         self.call = call
         self.abandon = abandon
         self.scope = scope
+        self.stats = stats
 
 
 def blame(error: BaseException, step: StepId, message: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -11,6 +12,7 @@ from pipebus.pipeline import links_async, links_sync
 from pipebus.pipeline.blame import StepId
 from pipebus.pipeline.compose import Build, Next, Node
 from pipebus.pipeline.contract import checked
+from pipebus.pipeline.figures import figures, stats_of
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.shapes import Around, Traits
 
@@ -56,7 +58,9 @@ class Step(Node):
         link = _LINKS[self.shape, build.colour](step, next_, build.due, build.services)
         if build.services.watch is None:
             return link
-        return build.services.watch(StepId(self.name, scope=build.scope), build.colour, link, (self.name,))
+        stats = stats_of(self.filter, self.shape)
+        shows = None if stats is None else functools.partial(figures, stats, build.place)
+        return build.services.watch(StepId(self.name, scope=build.scope, stats=shows), build.colour, link, (self.name,))
 
 
 _LINKS: Final[dict[tuple[str, str], Callable[..., Next]]] = {

@@ -48,14 +48,14 @@ class Kit(NamedTuple):
 
     Args:
         always: The attributes of every span.
-        failed: Reports an error of OpenTelemetry itself.
+        failed: Reports an error of OpenTelemetry itself, or of what a filter shows.
     """
 
     tracer: Tracer
     metrics: Metrics
     destinations: Destinations
     always: Mapping[str, Any]
-    failed: Callable[[Exception], None]
+    failed: Callable[[BaseException], None]
 
     def described(self, operation: str, where: Destination, message: Message[Any]) -> tuple[str, dict[str, Any]]:
         """The name and the attributes of a span."""

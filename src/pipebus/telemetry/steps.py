@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -11,7 +13,7 @@ from opentelemetry.trace import Span
 
 from pipebus.delivery.subscription import LISTENER
 from pipebus.errors import Rejected
-from pipebus.foreign.objects import is_a
+from pipebus.foreign.objects import is_a, spared
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import blame
@@ -20,6 +22,9 @@ from pipebus.telemetry import names
 from pipebus.telemetry.spans import NAME, Kit, bounded, fail, tell
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
+
+State = Callable[[], dict[str, Any]]
+"""What a filter shows of its state at the moment, as attributes."""
 
 _outer: Final[ContextVar[Run | None]] = ContextVar("pipebus.telemetry.filter", default=None)
 """The filter whose rest runs here."""
@@ -33,11 +38,12 @@ class Run:
     except where a `Timeout` has left a rest behind, and then nobody reads what comes too late.
     """
 
-    __slots__ = ("_span", "_token", "_within", "given", "handed", "name", "outer", "passes", "rest")
+    __slots__ = ("_span", "_token", "_within", "given", "handed", "name", "outer", "passes", "rest", "state")
 
-    def __init__(self, name: str, given: Message[Any], span: Span | None) -> None:
+    def __init__(self, name: str, given: Message[Any], span: Span | None, state: State | None) -> None:
         """`span`: None for what begins a chain, about which there is nothing to say."""
         self.name = name
+        self.state = state
         self.given: Message[Any] | None = given
         self.handed: Message[Any] | None = None
         self.passes = 0
@@ -69,6 +75,8 @@ class Run:
                 tell(self._span, error)
         if self._span.is_recording() and not handler:
             self._span.set_attributes(self._judged(result, error))
+            if self.state is not None:
+                self._span.set_attributes(self.state())
         self._span.end()
 
     def _judged(self, result: Any, error: BaseException | None) -> dict[str, Any]:
@@ -112,9 +120,10 @@ class Steps:
             return leave
         handler = len(called) > 1
         label = None if called[0] == NAME else f"handle {called[1]}" if handler else f"filter {called[0]}"
+        state = None if step.stats is None else functools.partial(self._state, step.stats)
 
         def sync(message: Message[Any]) -> Any:
-            run = self._begin(called[0], label, message)
+            run = self._begin(called[0], label, message, state)
             try:
                 result = link(message)
             except BaseException as error:
@@ -124,7 +133,7 @@ class Steps:
             return result
 
         async def asynchronous(message: Message[Any]) -> Any:
-            run = self._begin(called[0], label, message)
+            run = self._begin(called[0], label, message, state)
             try:
                 result = await link(message)
             except BaseException as error:
@@ -135,9 +144,9 @@ class Steps:
 
         return sync if colour == "sync" else asynchronous
 
-    def _begin(self, name: str, label: str | None, message: Message[Any]) -> Run | None:
+    def _begin(self, name: str, label: str | None, message: Message[Any], state: State | None) -> Run | None:
         try:
-            return Run(name, message, None if label is None else self._span(label, message))
+            return Run(name, message, None if label is None else self._span(label, message), state)
         except Exception as failure:
             self.kit.failed(failure)
             return None
@@ -147,6 +156,14 @@ class Steps:
         if is_a(message, Message):  # a filter may hand on anything
             facts = {**facts, names.MESSAGE_ID: bounded(message.id), **self.kit.destinations.plain(message.subject)}
         return self.kit.tracer.start_span(label, attributes=facts)
+
+    def _state(self, stats: Callable[[], dict[str, int | float | str]]) -> dict[str, Any]:
+        try:
+            return {names.FILTER + name: value for name, value in stats().items()}
+        except BaseException as failure:  # code of the program
+            spared(failure)
+            self.kit.failed(failure)
+            return {}
 
     def _end(self, run: Run | None, result: Any, error: BaseException | None, handler: bool) -> None:
         try:
