@@ -14,6 +14,7 @@ from pipebus import Bus, Dropped, Rejected, Subscription
 from pipebus.bus.bus import engine_of
 from pipebus.telemetry import figures as module
 from pipebus.telemetry.figures import BUDGET, REASONS, SHARE, TEXT, TICK, Figures, watched
+from state_helpers import Door
 
 
 class Time:
@@ -146,6 +147,29 @@ def test_depth_bound_and_pause_are_shown() -> None:
             ("a", 3, 7, True), ("reader", 0, 10_000, False),
         ]  # fmt: skip
         hold.open()
+        one.resume()
+
+
+def test_what_filters_show_is_in_the_figures(time: Time) -> None:
+    """In the publish chain and around each handler, with what pauses a subscription, and with texts that can be seen."""
+    breaker, limit = Door(state="open", name="Breaker\n"), Door(waiting=3, about="a\u202eb")
+    bus = Bus()
+    bus.use(limit)
+    one = bus.subscribe("a", lambda message: None, name="a", filters=[breaker])
+    figures = Figures(bus)
+    with bus:
+        resume = breaker.shut("a")
+        found = figures.look()
+        [row] = found["subscriptions"]
+        assert found["filters"] == {"Door": {"waiting": 3, "about": "a\\u202eb"}}
+        assert row["filters"] == {"Breaker\\n": {"state": "open"}}
+        assert (row["paused"], row["paused_by"]) == (True, ["filter Breaker\\n (open)"])
+        breaker.figures = {}
+        resume()
+        one.pause()
+        time.passes()
+        [row] = figures.look()["subscriptions"]
+        assert (row["paused"], row["paused_by"], row["filters"]) == (True, [], {"Breaker\\n": {}})
         one.resume()
 
 

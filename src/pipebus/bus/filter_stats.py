@@ -8,6 +8,7 @@ from typing import Any, Final
 from pipebus.delivery.chain import transforms_only
 from pipebus.delivery.subscription import Subscription
 from pipebus.foreign.objects import spared
+from pipebus.mailbox.rare import HELD
 from pipebus.pipeline.compose import Node
 from pipebus.pipeline.figures import Figures, Stats, figures, stats_of
 from pipebus.pipeline.routes import steps
@@ -71,8 +72,18 @@ class FilterStats:
 
 
 def broken(filters: ByName) -> list[str]:
-    """The filters of a chain that are open, as "CircuitBreaker (open)"."""
-    return [f"{name} ({figures['state']})" for name, figures in filters.items() if figures.get("state") in BROKEN]
+    """The filters of a chain that are open, as "filter CircuitBreaker (open)"."""
+    return [f"filter {name} ({figures['state']})" for name, figures in filters.items() if figures.get("state") in BROKEN]
+
+
+def held(one: Subscription) -> bool:
+    """Whether a filter pauses a subscription."""
+    return one.rare is not None and one.rare.pauses >= HELD
+
+
+def pausing(filters: ByName) -> list[str]:
+    """What pauses a subscription that is held, by what the filters around its handler say."""
+    return broken(filters) or ["a filter"]
 
 
 def _telling(chain: Chain) -> Telling:

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from pipebus.bus.filter_stats import broken
+from pipebus.bus.filter_stats import broken, held, pausing
 from pipebus.errors import LifecycleError
 from pipebus.foreign.objects import said, text_of
-from pipebus.mailbox.rare import HELD, USER
+from pipebus.mailbox.rare import USER
 from pipebus.running.pool import Pool
 from pipebus.transports.health import Health, dead, together, worse
 
@@ -109,7 +109,7 @@ class Watch:
 
     def _publish(self) -> Iterator[Health]:
         for filter in broken(self._parts.filter_stats.published()):
-            yield worse(f"the publish chain is interrupted by filter {filter}")
+            yield worse(f"the publish chain is interrupted by {filter}")
 
     def _mailboxes(self) -> Iterator[Health]:
         began = time.perf_counter()
@@ -122,7 +122,7 @@ class Watch:
     def _scanned(self) -> Iterator[Health]:
         full: list[str] = []
         paused: list[str] = []
-        held: dict[str, list[str]] = {}  # by what their filters say
+        waits: dict[str, list[str]] = {}  # by what their filters say
         for one in self._parts.router.subscriptions():
             if one.box is None and one.rare is None and one.lanes is None and one.plan.pool is None:
                 continue  # nearly all of a million
@@ -130,17 +130,17 @@ class Watch:
                 yield from _workers(one.plan.pool)
             if one.rare is not None and one.rare.pauses & USER:
                 paused.append(one.name)
-            if one.rare is not None and one.rare.pauses >= HELD:
-                who = " and ".join(broken(self._parts.filter_stats.around(one)))
-                held.setdefault(f"by filter {who}" if who else "by a filter", []).append(one.name)
+            if held(one):
+                by = " and ".join(pausing(self._parts.filter_stats.around(one)))
+                waits.setdefault(by, []).append(one.name)
             if (one.count() or 0) >= one.plan.size:
                 full.append(f"{one.name} ({one.plan.size:,} messages)")
         if full:
             yield worse(f"{_are(full, 'mailbox', 'mailboxes')} full: {_some(full)}")
         if paused:
             yield worse(f"{_are(paused, 'subscription', 'subscriptions')} paused: {_some(paused)}")
-        for by, names in held.items():
-            yield worse(f"{_are(names, 'subscription', 'subscriptions')} paused {by}: {_some(names)}")
+        for by, names in waits.items():
+            yield worse(f"{_are(names, 'subscription', 'subscriptions')} paused by {by}: {_some(names)}")
 
     def _observers(self) -> Iterator[Health]:
         now, count = self._parts.clock.monotonic(), self._parts.ledger.observer_errors

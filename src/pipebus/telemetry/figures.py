@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pipebus.bus.bus import Bus, engine_of
 from pipebus.bus.engine import Engine
+from pipebus.bus.filter_stats import ByName, FilterStats, held, pausing
 from pipebus.delivery.subscription import Subscription
 from pipebus.foreign.objects import visible
 from pipebus.mailbox import endings
@@ -87,15 +88,17 @@ class _Rates:
 class _Row:
     """What is known of one subscription."""
 
-    __slots__ = ("ended", "figures", "rates")
+    __slots__ = ("ended", "figures", "filters", "rates")
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
+        self.filters: ByName = {}
         self.ended = 0
         self.rates = _Rates()
 
-    def look(self, one: Subscription) -> None:
+    def look(self, one: Subscription, filters: FilterStats) -> None:
         self.figures = figures = one.stats()
+        self.filters = filters.around(one)
         self.ended = endings.ended(figures)
         self.rates.add(time.monotonic(), figures["accepted"], self.ended)
 
@@ -175,6 +178,7 @@ class Figures:
                 "errors": _top(totals["errors"]),
                 "dead_letters": len(engine.dead_letters),
             },
+            "filters": _seen(engine.filter_stats.published()),
             "rates": dict(zip(("published", "accepted", "handled"), rates, strict=True)),
             "subscriptions": [self._shown(name, one) for name, one in found.items()],
         }
@@ -189,7 +193,7 @@ class Figures:
         for index, name in enumerate((*order[first:], *order[:first])):
             row = rows[name]
             if not row.figures or time.monotonic() < end:
-                row.look(found[name])
+                row.look(found[name], self.engine.filter_stats)
             elif not self._turn:
                 self._turn = first + index
 
@@ -207,6 +211,8 @@ class Figures:
             "size": one.plan.size,
             "oldest": figures.get("oldest"),
             "paused": one.paused,
+            "paused_by": [visible(by) for by in pausing(row.filters)] if held(one) else [],
+            "filters": _seen(row.filters),
             "in": into,
             "out": out,
             "p50": None if handling is None else handling.p50,
@@ -220,6 +226,16 @@ def health_of(bus: Bus) -> dict[str, Any]:
     found = bus.health()
     reasons = [visible(one)[:TEXT] for one in found.reasons]
     return {"live": found.live, "ready": found.ready, "degraded": found.degraded, "reasons": reasons}
+
+
+def _seen(filters: ByName) -> ByName:
+    """What filters show of their state, with texts that can be seen."""
+    return {
+        visible(name): {
+            visible(figure): visible(value) if isinstance(value, str) else value for figure, value in figures.items()
+        }
+        for name, figures in filters.items()
+    }
 
 
 def _by_filter(found: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:

@@ -1,23 +1,28 @@
 // Chains of filters, as the description of the bus has them.
 
 import { cloned, count, make, text } from "./show.js";
+import { badge, enter } from "./state.js";
 
 const REASONS = 5;
 
-/** Items for a list of steps. Where `found` is given, it gets for each name of a filter the list for what that filter ended. */
-export function steps(nodes, found) {
+/**
+ * Items for a list of steps. `places` gets where each filter shows its state; `found`, if it is given, for each name of a filter
+ * the list for what that filter ended.
+ */
+export function steps(nodes, places, found) {
   return nodes.map((node) => {
     const item = cloned("step");
-    const [what, settings, place] = item.firstElementChild.children;
+    const [what, state, settings, place, list] = item.firstElementChild.children;
     what.append(text(titleOf(node)));
     settings.append(settingsOf(node.settings ?? {}));
     place.append(text(node.place));
+    if (node.filter) enter(places, node.filter, { badge: state, list });
     if (node.filter && found && !found.has(node.filter)) found.set(node.filter, item.querySelector(".losses"));
     if (!node.filter) {
       item.classList.add("group");
       const inside = item.lastElementChild;
       inside.hidden = false;
-      inside.append(...steps(node.filters, found));
+      inside.append(...steps(node.filters, places, found));
     }
     return item;
   });
@@ -42,6 +47,13 @@ export function arrow() {
   const made = make("span", "arrow", "→");
   made.setAttribute("aria-hidden", "true");
   return made;
+}
+
+/** The name of a filter on its way, with a place for its state. */
+export function hop(name, places) {
+  const state = badge();
+  enter(places, name, { badge: state });
+  return make("span", "hop", text(name), state);
 }
 
 /** Names, or elements of this class, with an arrow between one and the next. */

@@ -1,7 +1,8 @@
 // The graph: publish chain, transport, subscriptions. Only what is visible is changed when figures come.
 
 import { $, cloned, count, make, put, rate, seconds, text } from "./show.js";
-import { around, arrow, hops, losses, matches, namesIn, steps } from "./chain.js";
+import { around, arrow, hop, hops, losses, matches, namesIn, steps } from "./chain.js";
+import { states } from "./state.js";
 
 const RESORT = 2000; // milliseconds
 const FIRST = 100; // cards that are kept in order while figures come: to move a thousand would take longer than a frame
@@ -11,6 +12,7 @@ const sort = $("#sort");
 const cards = new Map(); // by name
 const visible = new Set();
 const ends = new Map(); // for each publish filter, the list of what it ended
+const published = new Map(); // where each publish filter shows its state
 let figures = new Map(); // of subscriptions, by name
 let latest;
 let sorted = 0;
@@ -35,7 +37,8 @@ const watcher = new IntersectionObserver(
 export function describe({ describe: bus, url }) {
   $("#transport").replaceChildren(text(url));
   ends.clear();
-  const chain = steps(bus.publish, ends);
+  published.clear();
+  const chain = steps(bus.publish, published, ends);
   $("#publish").replaceChildren(...(chain.length ? chain : [make("li", "quiet", "no filter")]));
   $("#schedules").hidden = !bus.schedules.length;
   $("#schedules ul").replaceChildren(...bus.schedules.map(schedule));
@@ -66,6 +69,7 @@ export function draw(found) {
     }
   }
   losses($("#losses"), other);
+  states(published, found.filters);
   for (const card of visible) update(card);
   if (sort.value !== "name" && performance.now() - sorted > RESORT && !list.matches(":hover, :focus-within")) arrange(FIRST);
 }
@@ -115,28 +119,32 @@ function fill(card) {
   card.parts = Object.fromEntries(
     ["depth", "bound", "out", "oldest", "p50", "p99", "in_flight", "dead", "losses"].map((name) => [name, part(name)]),
   );
-  card.parts.paused = make("span", "pill warn", "paused");
+  card.parts.paused = make("span", "pill warn");
   $(".head", box).append(card.parts.paused);
   card.parts.bound.setAttribute("aria-label", "depth");
   part("on").append(text(one.subjects.join(", ")));
   const chain = [...around(bus.delivery, one), ...one.filters];
   const workers = one.workers > 1 ? `${one.run}, ${one.workers} workers` : one.run;
   const handler = make("span", "hop end", text(one.handler ?? "read by the program"), make("span", "quiet", ` ${workers}`));
-  part("hops").append(...hops([...namesIn(chain), handler]), ...(one.to ? goes(one, card) : []));
+  card.states = new Map();
+  card.inside = new Map();
+  part("hops").append(...hops([...namesIn(chain).map((name) => hop(name, card.states)), handler]), ...(one.to ? goes(one, card) : []));
   const details = part("inside").parentElement;
-  details.addEventListener("toggle", () => inside(part, details, chain, one), { once: true });
+  details.addEventListener("toggle", () => inside(card, details, chain), { once: true });
   box.append(...made.childNodes);
 }
 
-function inside(part, details, chain, one) {
+function inside(card, details, chain) {
+  const { one } = card;
   const { size, overflow, timeout } = one.mailbox;
   const bound = `${overflow} at ${count(size)}${overflow === "block" ? `, ${seconds(timeout)}` : ""}`;
   const rest = [`mailbox: ${bound}`, `attempts: ${one.attempts}`, `begins with: ${one.deliver}`, one.reads ? `reads ${one.reads}` : ""];
   details.lastElementChild.append(
-    make("ol", "chain", ...steps(chain)),
+    make("ol", "chain", ...steps(chain, card.inside)),
     make("p", "quiet", text(rest.filter(Boolean).join("; "))),
     make("p", "quiet code", text(one.place)),
   );
+  update(card);
 }
 
 /** Where returned values go, and who listens there. */
@@ -163,7 +171,7 @@ function reveal(card) {
   card.item.scrollIntoView({ block: "center" });
 }
 
-function update({ parts, one, flow, edge }) {
+function update({ parts, one, flow, edge, states: words, inside: lists }) {
   const found = figures.get(one.name);
   if (!found || !parts) return;
   const { size, pending, in_flight: busy } = found;
@@ -189,6 +197,9 @@ function update({ parts, one, flow, edge }) {
   put(parts.dead, count(found.dead));
   parts.dead.classList.toggle("bad", found.dead > 0);
   parts.paused.hidden = !found.paused;
+  const why = ["paused", found.paused_by.join(" and ")].filter(Boolean).join(" by ");
+  if (parts.paused.said !== why) parts.paused.replaceChildren(text((parts.paused.said = why)));
+  for (const places of [words, lists]) states(places, found.filters);
   if (parts.returned) put(parts.returned, ` at most ${rate(found.out)}`);
   losses(parts.losses, { dropped: found.dropped ?? {} });
 }
