@@ -44,6 +44,20 @@ DIE = subscription("dies", "a.>", "die")
 HELD = subscription("held", "a.>", "held")
 SMALL = '[[pipelines]]\nfilters = [{ use = "python", target = "shop:small" }]\n'
 ALLOW = ("--allow", "shop")
+TALLY = """
+    from pipebus import Transform
+
+
+    class Tally(Transform):
+        passed = 0
+
+        def transform(self, message):
+            self.passed += 1
+            return message
+
+        def stats(self, place):
+            return {"state": "closed", "passed": self.passed, "weight": 0.5, "dropped": 0}
+"""
 
 
 @pytest.fixture
@@ -88,10 +102,23 @@ class TestRecords:
                     "accepted": 4, "acknowledged": 4, "dropped": {}, "dead": 0, "pending": 0, "in_flight": 0, "oldest": None,
                 }
             },
+            "filters": {},
             "dead_letters": 0,
             "interrupted": None,
         }  # fmt: skip
         assert handled(shop.folder / "notes") == ["tea", "5", "{'subject': 'b.c', 'body': 1}", "None"]
+
+    def test_what_filters_have_counted_is_in_the_summary(self, shop: Shop) -> None:
+        """Numbers that are not 0 are for people, all figures for programs."""
+        shop.write("tally.py", TALLY)
+        shop.config(OK, '[[pipelines]]\nfilters = [{ use = "python", target = "tally:Tally" }]\n')
+        run = ("run", "bus.toml", *ALLOW, "--allow", "tally", "--input", "-", "--subject", "a.b")
+
+        done, data = (shop.run(*run, *more, input=jsonl(1, 2)) for more in ([], ["--json"]))
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "filter  in       figures\nTally   publish  passed 2, weight 0.5\n" in done.stdout
+        assert figures(data)["filters"] == {"publish": {"Tally": {"state": "closed", "passed": 2, "weight": 0.5, "dropped": 0}}}
 
     def test_lines_are_messages_where_none_is_given(self, shop: Shop) -> None:
         """The output of --tail can be read again as input, with headers, keys and ids."""

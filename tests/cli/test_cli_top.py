@@ -101,6 +101,11 @@ class TestBoard:
             "billing      ████████████░     900     2",
         ]
 
+    def test_what_a_filter_pauses_is_told_from_what_the_program_pauses(self) -> None:
+        """An open circuit breaker ends the pause by itself; that of the program waits for somebody."""
+        held = row("held", paused=True, paused_by=["filter CircuitBreaker (open)"])
+        assert [line.split()[-1] for line in drawn(bus(held, AUDIT, BILLING), 80, 10)[4:7]] == ["paused", "2", "filter"]
+
     def test_what_is_wrong_takes_the_place_of_the_state(self) -> None:
         """The last figures stay below, and a frozen display says that it is one."""
         lines = drawn(bus(BILLING), 80, 7, trouble="http://127.0.0.1:9000 does not answer; trying again", frozen=True)

@@ -18,6 +18,7 @@ class Row(Struct, frozen=True):
     Args:
         size: The bound of its mailbox.
         oldest: Age of the oldest message that waits, in seconds.
+        paused_by: The filters that pause it.
         entering, leaving: Messages a second that were accepted, and whose delivery ended.
         p50, p99: Seconds of handling.
     """
@@ -29,6 +30,7 @@ class Row(Struct, frozen=True):
     size: int | None = None
     oldest: float | None = None
     paused: bool = False
+    paused_by: list[str] = []
     entering: float | None = field(default=None, name="in")
     leaving: float | None = field(default=None, name="out")
     p50: float | None = None
@@ -141,7 +143,7 @@ COLUMNS: Final = (
     Column("p50", 5, lambda row: duration(row.p50)),
     Column("p99", 5, lambda row: duration(row.p99)),
     Column("dead", 5, lambda row: amount(row.dead)),
-    Column("paused", 6, lambda row: "paused" if row.paused else ""),
+    Column("paused", 6, lambda row: "filter" if row.paused_by else "paused" if row.paused else ""),
 )
 
 

@@ -63,6 +63,7 @@ def figures(run: "Run") -> dict[str, Any]:
         **{key: stats[key] for key in ("published", "accepted", "rejected", "dropped", "errors")},
         **{key: stats[key] for key in ("unrouted", "unrouted_subjects")},
         "subscriptions": _subscriptions(run, stats),
+        "filters": stats["filters"],
         "dead_letters": len(run.died) if run.shared else stats["dead_letters"],
         "interrupted": run.interrupts.name,
         "elapsed_s": round(run.elapsed, 3),
@@ -122,6 +123,7 @@ def show(run: "Run", found: dict[str, Any], file: TextIO) -> None:
     if len(rows) > ROWS:  # first those where something is left to do
         rows.sort(key=lambda row: (row[3] + row[4], row[2], row[1]), reverse=True)
     _table(("subscription", "handled", "dropped", "dead", "left"), rows, ("handled", "dropped", "dead", "left"), file)
+    _table(("filter", "in", "figures"), _filters(found["filters"]), (), file)
     died = run.died if run.shared else Sample()
     for letter in () if run.shared else run.bus.dead_letters.list():
         died.add(f"dead: {letter.message.subject} in {letter.subscription}: {letter.error}")
@@ -142,6 +144,16 @@ def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]], numbers: tuple[s
         table(heads, rows[:ROWS], numbers, file)
     if len(rows) > ROWS:
         print(f"… and {len(rows) - ROWS:,} more; --json has them all", file=file)
+
+
+def _filters(found: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Return what filters have counted. A state says nothing any more: the run is over."""
+    return [
+        (name, place, ", ".join(counts))
+        for place, filters in found.items()
+        for name, figures in filters.items()
+        if (counts := [f"{figure} {number:,}" for figure, number in figures.items() if not isinstance(number, str) and number])
+    ]
 
 
 def _first_line(run: "Run", found: dict[str, Any]) -> str:
