@@ -755,8 +755,9 @@ class Bus:
 
         It is live unless only a new process helps: its threads have died, its event loop has not answered for 30 s, or it was
         made before a fork. A server that is away does not change that. It is ready when it is started and its transport takes
-        messages. It is degraded when a mailbox is full, all workers are busy while mailboxes wait, a subscription is paused, an
-        observer has failed in the last minute, or the transport reports something.
+        messages. It is degraded when a mailbox is full, all workers are busy while mailboxes wait, the program or a filter
+        pauses a subscription, a circuit breaker of the publish chain is open, an observer has failed in the last minute, or the
+        transport reports something.
         """
         return self._watch.look()
 

@@ -1,7 +1,8 @@
 """
 What a filter is: one of three shapes, with traits that it may declare.
 
-Built-in filters have no privileges: they use only what is defined here and in `state`, and any filter can do the same.
+Built-in filters have no privileges: they use only what is defined here and in `state`, and any filter can do the same. One that
+has a state may show it: its `stats(place)` returns numbers and texts by name, at any time and to any thread (see `figures`).
 """
 
 from __future__ import annotations
