@@ -672,6 +672,7 @@ def test_what_a_stand_in_returns_is_published(run: Run, value: str, expected: st
         ("ValueError", "ValueError"),
         ("TimeoutError:too late", "TimeoutError: too late"),
         ("ValueError: a: b", "ValueError: a: b"),
+        ("Rejected: not here", "Rejected: rejected by till: not here"),
         ("down", "InjectedError: down"),
         ("print: x", "InjectedError: print: x"),
         ("KeyboardInterrupt: x", "InjectedError: KeyboardInterrupt: x"),
@@ -680,7 +681,7 @@ def test_what_a_stand_in_returns_is_published(run: Run, value: str, expected: st
     ],
 )
 def test_a_stand_in_raises_what_it_is_told(run: Run, raises: str, error: str) -> None:
-    """The stand-in raises an exception of Python's by its name, or an error with this text."""
+    """The stand-in raises an exception of Python's or of pipebus by its name, or an error with this text."""
     test = f'{PLACED}\nreplace.handlers.till = {{ raises = "{raises}" }}\nexpect = {{ dead = 1, error = "{error}" }}'
     assert told(run(test)) == []
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from pipebus import errors
 from pipebus.config.vocabulary import Filtering, Handling
 from pipebus.errors import Rejected
 from pipebus.message.message import Message
@@ -55,9 +56,9 @@ def _raising(stand_in: Handling | Filtering) -> Callable[[], bool]:
 
 
 def _error(text: str) -> Exception:
-    """The error for a text such as "ConnectionError: down"; for other texts, an InjectedError."""
+    """The error for a text such as "ConnectionError: down" or "Rejected: no"; for other texts, an InjectedError."""
     name, _, rest = text.partition(":")
-    found = getattr(builtins, name.strip(), None)
+    found = getattr(builtins, name.strip(), None) or getattr(errors, name.strip(), None)
     if isinstance(found, type) and issubclass(found, Exception):
         with suppress(TypeError):  # it cannot be made from a text
             return found(rest.strip())
