@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flow_helpers import WAIT, Ear, Hold, InThread, assert_conserved, fine, hasty_threads, running, wait_until
+from flow_helpers import LONG, WAIT, Ear, Hold, InThread, assert_conserved, fine, hasty_threads, running, wait_until
 from loop_helpers import Way, amain, every_way_to_run
 from pipebus import Around, Bus, BusClosed, Delivery, Message, Pause, Receipt
 from pipebus.events import Returned
@@ -241,6 +241,22 @@ def test_a_drain_and_a_stop_wait_for_a_pause_that_a_filter_will_end(store: str, 
             waiter.result()
             assert len(handled.given) == before + 1
     assert_conserved(subscription)
+
+
+def test_on_a_store_a_stop_leaves_what_a_filter_holds_back_for_the_next_start(tmp_path: Any) -> None:
+    """The message is in the file, so a stop does not wait for the pause to end."""
+    holds, handled = Holds(), Hold(open=True)
+    bus = Bus(f"sqlite:///{tmp_path / 'bus.db'}")
+    subscription = bus.subscribe("s", handled, name="s", filters=[holds])
+    with bus:
+        let_go = holds.context.pause("s")
+        bus.publish("s", 1)
+        InThread(bus.stop, LONG).result(WAIT)
+        assert handled.given == []
+    let_go()
+    with running(bus):
+        wait_until(lambda: len(handled.given) == 1, "it is handled after the next start")
+    assert_conserved(subscription, accepted=1)
 
 
 def test_pauses_of_many_filters_at_once_leave_nothing_paused() -> None:

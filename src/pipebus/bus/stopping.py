@@ -58,11 +58,11 @@ def stop(lifecycle: Any, deadline: float, drain: bool | None) -> StopReport:
         close_all(lifecycle, but_replies=True)
         hopeless: dict[Any, float] = {}
 
-        def hurried() -> bool:
+        def over() -> bool:
             _break_off_requests(bus, hopeless)
-            return bool(lifecycle.hurried)
+            return lifecycle.hurried or not bus.claims.live  # what a filter holds back may stay in the store
 
-        bus.claims.quiet(bus.clock, left_until(deadline), give_up=hurried)
+        bus.claims.quiet(bus.clock, left_until(deadline), give_up=over)
     for pool in pools(bus, bus.router.subscriptions()):
         pool.cut_short()
     subscriptions = close_all(lifecycle)
