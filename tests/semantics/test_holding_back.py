@@ -121,7 +121,7 @@ def test_a_wait_for_a_turn_ends_when_it_is_given(way: Way) -> None:
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_publishers_wait_for_a_turn_until_their_time_is_up(colour: str) -> None:
-    """Then the latch is closed: a giver that comes too late is told so, and gives the turn to somebody else."""
+    """Then the latch is closed: a giver that comes too late hears so, and gives the turn to somebody else."""
     waits, bus = Waits(0.01), Bus()
     bus.use(waits)
     with running(bus):
@@ -223,7 +223,7 @@ def test_a_subscription_goes_on_when_no_filter_and_no_program_pauses_it(way: Way
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_a_drain_and_a_stop_wait_for_a_pause_that_a_filter_will_end(store: str, tmp_path: Any) -> None:
-    """Unlike for one of the program's own, which may last for ever."""
+    """Unlike for one of the program's own, which nobody may ever end."""
     holds, handled = Holds(), Hold(open=True)
     url = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path / 'bus.db'}"}[store]
     with running(Bus(url)) as bus:
