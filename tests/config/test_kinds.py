@@ -30,12 +30,14 @@ from pipebus.config.kinds.draft7 import from_pydantic
 from pipebus.config.kinds.imports import Imports
 from pipebus.config.problems import Bad, Unexportable
 from pipebus.filters import (
+    Concurrency,
     Dedupe,
     Drop,
     Enrich,
     Expire,
     Fields,
     Log,
+    RateLimit,
     Redact,
     Redeliver,
     Reroute,
@@ -434,6 +436,10 @@ def test_an_annotation_that_says_little_takes_something(hint: Any) -> None:
 # --- the built-in filters ------------------------------------------------------------------------------------------------
 
 BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
+    "concurrency": (
+        f'limit = 2, key = "{NAME}:function", queue = 0, timeout = "5m"', Concurrency,
+        {"limit": 2, "key": function, "queue": 0, "timeout": 300.0},
+    ),
     "dedupe": (
         f'key = "{NAME}:function", window = "5m", size = 10', Dedupe, {"key": function, "window": 300.0, "size": 10},
     ),
@@ -450,6 +456,10 @@ BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
     ),
     "log": ('level = "debug", body = true, headers = true, redact = ["card"]', Log,
     {"level": "debug", "body": True, "redact": ["card"]}),
+    "rate_limit": (
+        f'rate = 5, per = "1m", burst = 2, key = "{NAME}:function", on_limit = "drop", max_wait = "1h", size = 10', RateLimit,
+        {"rate": 5, "per": 60.0, "burst": 2, "key": function, "on_limit": "drop", "max_wait": 3600.0, "size": 10},
+    ),
     "redact": ('names = ["email"], mask = "x", remove = true', Redact, {"names": ["email"], "mask": "x", "remove": True}),
     "redeliver": (
         'attempts = 5, wait = "2s", max_wait = "1m", jitter = 0.5, on = ["OSError"]', Redeliver,
@@ -506,8 +516,10 @@ def test_every_setting_of_a_built_in_filter_can_be_written(tmp_path: Path, use: 
 @pytest.mark.parametrize(
     ("written", "attribute"),
     [
+        ('use = "concurrency", limit = 1, key = { expr = "body.id" }', "key"),
         ('use = "dedupe", key = { expr = "body.id" }', "key"),
         ('use = "enrich", add = { expr = "{a: subject}" }', "add"),
+        ('use = "rate_limit", rate = 1, key = { expr = "body.id" }', "key"),
         ('use = "tap", target = { expr = "subject" }', "target"),
         ('use = "drop", when = { expr = "body.old" }', "when"),
         ('use = "set_envelope", key = { expr = "body.id" }', "key"),
@@ -529,7 +541,8 @@ def test_functions_of_built_in_filters_may_be_expressions(tmp_path: Path, writte
         'use = "dedupe", size = 1.5', 'use = "expire", ttl = "5"', 'use = "expire", ttl = true', 'use = "log", redact = "card"',
         'use = "enrich", add = 5', 'use = "set_headers", headers = { a = 5 }', 'use = "validate", models = ["int"]',
         'use = "fields", remove = "body.a"', 'use = "fields", cast = { "body.a" = "integer" }',
-        'use = "fields", missing = "skp"',
+        'use = "fields", missing = "skp"', 'use = "rate_limit", on_limit = "block", rate = 1',
+        'use = "concurrency", limit = 1.5',
         'use = "timeout", seconds = "2s", abandon = 0', 'use = "drop", reason = 5', 'use = "drop", when = "body.old"',
     ],
 )  # fmt: skip
