@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from typing import Final
 
 from pipebus.waiting.latch import Latch
 from pipebus.waiting.locks import free
+
+EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
 
 
 class Visit(Latch):
