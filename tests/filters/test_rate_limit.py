@@ -206,6 +206,15 @@ def test_a_place_for_which_nobody_comes_is_given_up() -> None:
     assert limit.ask("k", 2.5, "b") == 0.5  # b comes after all, as a new message
 
 
+def test_one_that_does_not_come_delays_nobody_who_waits() -> None:
+    """Those behind it pass at the times that they were given; if it comes late, it is the next."""
+    limit = Gcra(10, 1.0, 1, size=10)
+    assert [limit.ask("k", 0.0, name) for name in "abcde"] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert (limit.ask("k", 0.2, "c"), limit.ask("k", 0.3, "d")) == (0.0, 0.0)
+    assert limit.ask("k", 0.35, "b") == 0.05
+    assert (limit.ask("k", 0.4, "b"), limit.ask("k", 0.4, "e")) == (0.0, 0.1)
+
+
 def test_a_place_that_is_given_up_in_time_is_of_use_to_others() -> None:
     """The last one in the line may give up its place as if it had never come, and the first one lets all others move up."""
     limit = Gcra(1, 1.0, 1, size=10)
@@ -214,9 +223,20 @@ def test_a_place_that_is_given_up_in_time_is_of_use_to_others() -> None:
     assert limit.ask("k", 0.0, "d") == 2.0
     limit.withdraw("k", "b")
     assert limit.ask("k", 1.0, "d") == 0.0
+    assert [limit.ask("k", 1.0, name) for name in "efg"] == [1.0, 2.0, 3.0]
+    for name in "feg":
+        limit.withdraw("k", name)
+    assert limit.ask("k", 1.0) == 1.0  # nobody is in front
     limit.withdraw("k", "unknown")
     limit.withdraw("unknown", "d")
     assert limit.waiting == 0
+
+
+def test_a_message_that_would_wait_too_long_gets_no_place() -> None:
+    """The limit says how long it would be, and keeps nothing."""
+    limit = Gcra(1, 1.0, 1, size=10)
+    assert [limit.ask("k", 0.0, name, longest=1.0) for name in "abc"] == [0.0, 1.0, 2.0]
+    assert (limit.waiting, limit.limited) == (1, 2)
 
 
 def test_what_comes_back_in_the_wrong_order_is_spread_at_once() -> None:
@@ -355,6 +375,7 @@ def test_subscriptions_that_share_a_filter_share_the_limit(harness: Harness) -> 
     harness.drain()
     assert [time for time, _ in passed] == [0.0, 1.0, 2.0, 3.0]
     assert sorted(name for _, name in passed) == ["a", "a", "b", "b"]
+    assert sum(isinstance(event, Returned) for event in harness.events) == 3
 
 
 def test_after_a_restart_what_waited_in_a_store_queues_again() -> None:

@@ -29,8 +29,8 @@ class Concurrency(Around):
     """
     Let at most so many messages be in the rest of the chain at once: all together, or for each key.
 
-    A message that finds no slot waits for one, without holding a worker; the first in line is the next. A slot is free again
-    when the rest of the chain ends, in any way: with an outcome, an error, or a cancellation.
+    A message that finds no slot waits for one, and gives up its worker's slot meanwhile; the first in line is the next. A slot
+    is free again when the rest of the chain ends, in any way: with an outcome, an error, or a cancellation.
 
     Args:
         limit: Most messages in the rest of the chain, >= 1; with `key`, for each key.
