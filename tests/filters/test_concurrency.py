@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flow_helpers import InThread, hasty_threads, wait_until
+from flow_helpers import InThread, assert_conserved, hasty_threads, wait_until
 from pipebus import Bus, Delivery, Dropped, Handled, LifecycleError, Message, PipelineError, Receipt, Rejected
 from pipebus.errors import BusClosed, ContractError
 from pipebus.events import Returned
@@ -216,6 +216,34 @@ def test_a_stop_ends_the_wait_of_publishers(harness: Harness) -> None:
         with pytest.raises(BusClosed):
             publisher.result()
     assert filter.stats("publish") == FREE
+
+
+def test_a_stop_gives_back_the_deliveries_that_wait(harness: Harness, colour: str) -> None:
+    """They are left for the next start, no attempt is counted, and no slot is lost."""
+    begun: list[int] = []
+
+    def slow(message: Message, delivery: Delivery) -> None:
+        begun.append(delivery.attempt)
+        harness.clock.sleep(5.0)
+
+    async def aslow(message: Message, delivery: Delivery) -> None:
+        begun.append(delivery.attempt)
+        await asyncio.sleep(5.0)
+
+    filter = Concurrency(1)
+    bus = harness.bus
+    subscription = bus.subscribe("a", slow if colour == "sync" else aslow, name="s", workers=3, filters=[filter])
+    harness.start()
+    for _ in range(3):
+        bus.publish("a")
+    harness.advance(1.0)
+    assert filter.stats("s") == {"keys": 1, "running": 1, "waiting": 2}
+    report = bus.stop(timeout=10.0 if colour == "sync" else 1.0, drain=False)  # coroutines that wait are cancelled after it
+    assert (report.left, filter.stats("s"), begun) == ({"s": 2 if colour == "sync" else 3}, FREE, [1])
+    assert_conserved(subscription, accepted=3)
+    harness.start()
+    harness.drain()
+    assert (set(begun), subscription.stats()["acknowledged"]) == ({1}, 3)
 
 
 @pytest.mark.parametrize("order", ["outside", "inside"])
@@ -545,6 +573,30 @@ def test_what_interrupts_a_change_is_refused_or_done_after_it() -> None:
         bus.publish("a", Interrupts())
     assert "signal handler" in str(Interrupts.errors[0])
     assert filter.stats("publish") == FREE
+
+
+class Leaves:
+    """A key whose comparison ends a visit, as a finaliser may in the middle of a change."""
+
+    def __init__(self, slots: Slots, visit: Visit) -> None:
+        self.slots, self.visit = slots, visit
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        self.slots.leave(self.visit)
+        return False
+
+
+def test_a_slot_that_is_left_in_the_middle_of_a_change_is_handed_on_after_it() -> None:
+    """The thread that was interrupted does it, so the next in line does not have to wait for another message."""
+    slots = Slots(1, 10)
+    first, second, third = Visit(), Visit(), Visit()
+    assert (slots.enter(1, first), slots.enter(1, second)) == (True, False)
+    assert slots.enter(Leaves(slots, first), third)
+    assert second.over
+    assert slots.figures() == {"keys": 2, "running": 2, "waiting": 0}
 
 
 # --- keys and settings ---------------------------------------------------------------------------------------------------
