@@ -39,7 +39,7 @@ from pipebus import (
     transform,
     when,
 )
-from pipebus.filters import Dedupe, Expire, Log, Redeliver, Retry, SetEnvelope, Timeout
+from pipebus.filters import Concurrency, Dedupe, Expire, Log, RateLimit, Redeliver, Retry, SetEnvelope, Timeout
 
 
 @dataclass
@@ -521,6 +521,8 @@ def filters_take_durations_as_text() -> None:
     assert_type(Expire("5s").ttl, float)
     assert_type(Retry(5, wait="10ms", max_wait="1m", on=(OSError, TimeoutError)).max_wait, float)
     assert_type(Redeliver(wait="10ms", max_wait=60, on=OSError).wait, float)
+    assert_type(RateLimit(10, per="1m", on_limit="drop", key=lambda message: message.key).per, float)
+    assert_type(Concurrency(2, timeout="1m").timeout, float)
     assert_type(Timeout("2s", abandon=True).seconds, float)
     assert_type(Dedupe(lambda message: message.body, window="1m").window, float)
     SetEnvelope(key="k", ttl="5s")
@@ -529,6 +531,8 @@ def filters_take_durations_as_text() -> None:
     Expire(["5s"])  # type: ignore[arg-type]
     Retry("5")  # type: ignore[arg-type]
     Redeliver(tries=5)  # type: ignore[call-arg]
+    RateLimit(10, on_limit="block")  # type: ignore[arg-type]
+    Concurrency("2")  # type: ignore[arg-type]
     Dedupe(window=None)  # type: ignore[arg-type]
 
 
