@@ -28,7 +28,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from pipebus.errors import CodecError, PipebusError
-from pipebus.foreign.objects import plain_text, shown
+from pipebus.foreign.objects import class_name, plain_text, shown, text_of
 from pipebus.message.headers import NO_HEADERS, OWN_HEADERS, Headers, check_headers, frozen_headers
 from pipebus.message.message import Message
 from pipebus.message.subject import check_subject, not_carried
@@ -71,7 +71,7 @@ class JsonCodec:
             "id": message.id,
             "source": self.source,
             "type": plain_text(message.subject),
-            "time": _moment(message.time),
+            "time": moment(message.time),
             "pipebusversion": VERSION,
         }
         for name, value in (
@@ -102,12 +102,9 @@ class JsonCodec:
             CodecError: saying what is missing or wrong; the caller keeps the bytes.
         """
         try:
-            wire = _quickly(data)
-        except Exception:  # msgspec is stricter (NaN, lone surrogates) and its errors say less
-            try:
-                wire = json.loads(data.decode())
-            except (ValueError, RecursionError) as error:
-                raise CodecError(f"{len(data)} bytes are not JSON: {error}") from error
+            wire = _parsed(data)
+        except (ValueError, RecursionError) as error:
+            raise CodecError(f"{len(data)} bytes are not JSON: {error}") from error
         if not isinstance(wire, dict):
             raise CodecError(f"a message is a JSON object, found {type(wire).__name__}")
         if wire.get("specversion") != "1.0":
@@ -123,6 +120,28 @@ class JsonCodec:
             raise CodecError(f"not a message: {error}") from error
 
 
+def carried(body: Any) -> Any:
+    """
+    A body as its readers have it once it has been written and read: bytes, or JSON's own types.
+
+    Raises:
+        CodecError: it cannot be written as JSON.
+    """
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    try:
+        return _parsed(_to_json(body))
+    except Exception as error:  # anything that the body's own methods raise
+        raise CodecError(f"a body ({class_name(body)}) cannot be written as JSON: {text_of(error)}") from error
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return _quickly(data)
+    except Exception:  # msgspec is stricter (NaN, lone surrogates) and its errors say less
+        return json.loads(data.decode())
+
+
 def _as_text(headers: Headers) -> str:
     return json.dumps(headers, ensure_ascii=False, separators=(",", ":"))
 
@@ -131,8 +150,8 @@ _last: tuple[int, str] = (0, "1970-01-01T00:00:00")
 """The last second written, with its text: most messages fall into the same second as the message before."""
 
 
-def _moment(time: float) -> str:
-    """RFC 3339, with microseconds, as `datetime.isoformat` writes them."""
+def moment(time: float) -> str:
+    """A time as text: RFC 3339, with microseconds, as `datetime.isoformat` writes them."""
     global _last  # noqa: PLW0603 (replaced as a whole: other threads see a matching pair, this one or another)
     micros = round(time * 1e6)
     second, micro = divmod(micros, 1_000_000)
@@ -185,8 +204,8 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
     if own:
         others = check_headers({name: text for name, text in headers.items() if name not in own})
         headers = frozen_headers({**others, **own})
-    moment = datetime.fromisoformat(wire["time"])
-    if moment.tzinfo is None:
+    when = datetime.fromisoformat(wire["time"])
+    if when.tzinfo is None:
         raise CodecError(f'"time" {shown(wire["time"])} has no offset; RFC 3339 requires one')
     return Message(
         wire["type"],
@@ -198,5 +217,5 @@ def _message(wire: dict[str, Any], data: bytes) -> Message[Any]:
         correlation_id=wire.get("correlationid"),
         causation_id=wire.get("causationid"),
         id=wire["id"],
-        time=moment.timestamp(),
+        time=when.timestamp(),
     )
