@@ -10,6 +10,7 @@ ANNOTATED: Final = r"(?:~?typing\.)?Annotated\[(.*?), '?{}'?\]"
 READABLE: Final = (
     (ANNOTATED.format("seconds"), "float | str"),  # 0.5 or "500ms"
     (ANNOTATED.format("bytes"), "int | str"),  # 65536 or "64KiB"
+    (ANNOTATED.format("secret"), "SecretStr | str | bytes"),
     (ANNOTATED.format("(?:condition|type)"), r"\1"),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
     (r"<(?:factory|object object|function [\w.]+(?:<lambda>)?)>", "..."),

@@ -24,6 +24,8 @@ Condition = Annotated[Callable[[Any], object], "condition"]
 """A function of the message that returns true or false; in a config file, also an expression."""
 Type = Annotated[Any, "type"]
 """A type to validate with; a config file names it, as in "shop.models:Order"."""
+Secret = Annotated[Any, "secret"]
+"""A key or password: a `SecretStr` of pydantic, or in code anything that the filter makes one of. A file has text."""
 
 SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Annotated, Any, Final, Literal, Union
 
-from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WrapValidator
 
 from pipebus.config.kinds.base import Reader
 from pipebus.config.kinds.data import Data
@@ -23,7 +23,10 @@ from pipebus.config.kinds.plain import Duration, Size, Whole
 from pipebus.message.message import Message
 
 _TYPE: Final = Annotated[Any, TYPE]
-_MARKED: Final = {"seconds": Duration, "bytes": Size, "type": _TYPE, "condition": Annotated[Any, Function(condition=True)]}
+_MARKED: Final = {
+    "seconds": Duration, "bytes": Size, "type": _TYPE, "condition": Annotated[Any, Function(condition=True)],
+    "secret": Annotated[Any, Foreign(SecretStr)],
+}  # fmt: skip
 _PLAIN: Final[dict[Any, Any]] = {str: str, bool: bool, int: Whole, float: float, Any: Data, object: Data, type: _TYPE}
 _SEQUENCES: Final = (list, tuple, set, frozenset, Sequence, Iterable, collections.abc.Set)
 
