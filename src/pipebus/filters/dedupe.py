@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipebus.clock import SYSTEM, Clock
-from pipebus.errors import PipelineError, UnsupportedCapability
+from pipebus.errors import PipelineError
 from pipebus.filters.keys import check_key, key_of
-from pipebus.filters.seen import Seen, as_text, went_well
+from pipebus.filters.seen import Seen, as_text, memory_of, went_well
 from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
@@ -94,12 +94,7 @@ class Dedupe(Around):
         self._clock = context.clock
         self._if_undone = context.if_undone
         if self.durable:
-            self._store = context.memory
-            if self._store is None:
-                raise UnsupportedCapability(
-                    f"Dedupe(durable=True): {context.bus.url} keeps no memory for filters; use a store that does, such as "
-                    "sqlite:///bus.db, or leave `durable` out"
-                )
+            self._store = memory_of(context, "Dedupe")
 
     def at(self, place: str) -> Callable[[Message[Any]], Steps]:
         if place == "publish":

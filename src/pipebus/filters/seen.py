@@ -8,9 +8,10 @@ from collections.abc import Hashable
 from typing import Any
 
 from pipebus.clock import Clock
-from pipebus.errors import ContractError
+from pipebus.errors import ContractError, UnsupportedCapability
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.fields import plain_number
+from pipebus.pipeline.shapes import Context, Memory
 
 
 def went_well(delivery: Any, fine: bool) -> bool:
@@ -31,6 +32,21 @@ def as_text(key: Hashable) -> str:
         f"cannot remember {shown(key)}: with durable=True a key is text, bytes, a number, or a tuple of these, found "
         f"{type(key).__name__}"
     )
+
+
+def memory_of(context: Context, name: str) -> Memory:
+    """
+    The transport's memory, for the filter of this name.
+
+    Raises:
+        UnsupportedCapability: it has none.
+    """
+    if context.memory is None:
+        raise UnsupportedCapability(
+            f"{name}(durable=True): {context.bus.url} keeps no memory for filters; use a store that does, such as "
+            "sqlite:///bus.db, or leave `durable` out"
+        )
+    return context.memory
 
 
 class Seen:
