@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
+import random
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,14 +13,19 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipebus import Bus, ConfigError, Message, PipebusError, Pipeline, Rejected
-from pipebus.filters import Redact, Validate
+from flow_helpers import wait_until
+from missing import needs
+from pipebus import Bus, ConfigError, Message, PipebusError, Pipeline, Rejected, when
+from pipebus.filters import Log, Redact, Tap, Validate
 from pipebus.testing import Harness, check_filter, run_filter
 from pipebus.testing.laws.laws import LAWS
+from pipebus.testing.logs import captured_logs
+from scale_helpers import scaled
 from tables import table
 from values_helpers import named
 
 MASKED = "[redacted]"
+SECRET = "4111-1111-1111"
 
 
 def body_of(filter: Redact, body: Any) -> Any:
@@ -148,6 +154,99 @@ def test_a_file_can_use_it(harness: Harness, tmp_path: Path) -> None:
     path.write_text('version = 1\n[[pipelines]]\nfilters = [{ use = "redact", names = ["*.email"] }]\n')
     with pytest.raises(ConfigError, match="is not a name"):
         Bus.from_config(path)
+
+
+# --- the model ----------------------------------------------------------------------------------------------------------
+
+NAMES = ["email", "CARD", "author.email", "body.card", "headers.email", "list.card", "nobody"]
+KEYS = ["email", "Email", "card", "author", "list", "id", 5]
+
+
+def random_body(chance: random.Random, depth: int = 4) -> Any:
+    """Tables and lists of tables and lists, and values of all kinds."""
+    kind = chance.randrange(8 if depth else 4)
+    if kind < 4:
+        return chance.choice([None, True, 7, 1.5, "text", MASKED, b"bytes", datetime.date(2026, 1, 2)])
+    inside = [random_body(chance, depth - 1) for _ in range(chance.randrange(4))]
+    if kind == 4:
+        return chance.choice([list, tuple])(inside)
+    table = dict(zip(chance.sample(KEYS, len(inside)), inside, strict=True))
+    return MappingProxyType(table) if kind == 5 else table
+
+
+def oracle(value: Any, names: list[str], mask: str | None, path: str) -> Any:
+    """What is left of a value; `mask=None` removes."""
+    if isinstance(value, (list, tuple)):
+        return [oracle(one, names, mask, path) for one in value]
+    if not isinstance(value, (dict, MappingProxyType)):
+        return value
+    found = {}
+    for key, inner in value.items():
+        here = f"{path}.{key}".lower()
+        if not any(here.endswith(f".{name.lower()}") for name in names):
+            found[key] = oracle(inner, names, mask, here)
+        elif mask is not None:
+            found[key] = mask
+    return found
+
+
+@scaled(300, 10_000)
+def test_it_leaves_what_an_oracle_of_ten_lines_leaves(count: int) -> None:
+    """Random bodies and headers, of which neither the given one nor what has no such field is copied or changed."""
+    for seed in range(count):
+        chance = random.Random(seed)
+        names, remove = chance.sample(NAMES, chance.randrange(1, 4)), chance.random() < 0.3
+        mask = chance.choice([MASKED, "***"])
+        body, headers = random_body(chance), {str(key): "v" for key in chance.sample(KEYS[:6], chance.randrange(4))}
+        message, before = Message("a", body, headers), repr(body)
+        found = Redact(names, mask, remove).transform(message)
+        left = oracle(body, names, None if remove else mask, ".body")
+        assert oracle(found.body, [], None, "") == left, f"seed {seed}"
+        assert found.headers == oracle(headers, names, None if remove else mask, ".headers"), f"seed {seed}"
+        assert repr(body) == before, f"seed {seed}"
+        if left == oracle(body, [], None, ""):
+            assert found.body is body, f"seed {seed}"
+        assert Redact(names, mask, remove).transform(found) is found, f"seed {seed}"
+
+
+# --- its place ----------------------------------------------------------------------------------------------------------
+
+
+def test_first_in_the_publish_chain_it_hides_a_secret_everywhere(tmp_path: Path) -> None:
+    """Logs, dead letters of both sides, the store, spans and the page have the message without the secret."""
+    for package in ("opentelemetry.sdk", "starlette"):
+        needs(package)
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from pipebus.telemetry import instrument
+    from pipebus.telemetry.sampler import sampler_of
+    from pipebus.web.messages import Shown
+    from pipebus.web.path import Paths
+
+    def fail(message: Message) -> None:
+        raise ValueError(f"cannot handle {message.body}")
+
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    bus = Bus(f"sqlite:///{tmp_path / 'bus.db'}")
+    bus.use(Redact(["card"]), Pipeline(Log(body=True, headers=True), when("b", Tap(fail)), on_error="dead_letter"))
+    bus.subscribe("*", fail, name="s", filters=[Log(body=True, headers=True)])
+    instrument(bus, spans="filters", tracer_provider=provider)
+    with captured_logs() as lines, bus:
+        for subject in ("a", "b"):
+            bus.publish(subject, {"id": 7, "cards": [{"card": SECRET}]}, headers={"Card": SECRET})
+        wait_until(lambda: len(bus.dead_letters) == 2, "two dead letters")
+        letters = bus.dead_letters.list()
+        paths = Paths(bus, sampler_of(bus), Shown(bus))
+        page = paths.find({"subject": "a", "body": {"card": SECRET}, "headers": {"card": SECRET}})
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    seen = [str(page), str(lines), str(letters), repr([letter.message for letter in letters]), repr(stored)]
+    seen += [span.to_json() for span in spans.get_finished_spans()]
+    assert [text for text in seen if SECRET in text] == []
+    assert {letter.subscription for letter in letters} == {"publish", "s"}
+    assert all(MASKED in text for text in seen[:5])
 
 
 @pytest.mark.thorough
