@@ -19,7 +19,7 @@ import pytest
 import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, ImportString, field_validator
+from pydantic import BaseModel, Field, ImportString, SecretStr, field_validator
 from typing_extensions import TypeAliasType, TypedDict
 
 from pipebus import Bus, ConfigError, Message, Transform
@@ -44,9 +44,12 @@ from pipebus.filters import (
     Retry,
     SetEnvelope,
     SetHeaders,
+    Sign,
+    SizeLimit,
     Tap,
     Timeout,
     Validate,
+    Verify,
 )
 from pipebus.values.expressions import Condition, Expression
 from pipebus.values.quantities import Bytes, Seconds
@@ -475,11 +478,17 @@ BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
         {"key": "k", "id": function, "ttl": 3600.0},
     ),
     "set_headers": ('headers = { a = "x" }, overwrite = false', SetHeaders, {"headers": {"a": "x"}, "overwrite": False}),
+    "sign": ('key = "0123456789abcdef", headers = ["a"]', Sign, {"key": SecretStr("0123456789abcdef"), "headers": ["a"]}),
+    "size_limit": ('bytes = "64KiB"', SizeLimit, {"bytes": 65536}),
     "tap": (f'target = "{NAME}:function"', Tap, {"target": function}),
     "timeout": ('seconds = "2s", abandon = true', Timeout, {"seconds": 2.0, "abandon": True}),
     "validate": (
         f'models = {{ "a.>" = "{NAME}:Limit", "b" = "dict" }}, replace = false, name = "v"', Validate,
         {"models": {"a.>": Limit, "b": dict}, "replace": False, "name": "v"},
+    ),
+    "verify": (
+        'keys = ["0123456789abcdef"], window = "10m", headers = [], size = 5, durable = true', Verify,
+        {"keys": [SecretStr("0123456789abcdef")], "window": 600.0, "headers": [], "size": 5, "durable": True},
     ),
 }  # fmt: skip
 
