@@ -17,7 +17,20 @@ from zoo_careless import CARELESS, clean_up
 from zoo_mixing import MIXING, CachedBody, Crossing, Grudge, LateLoser, Racer, traced
 
 from pipebus import LifecycleError, Message, Pipeline, PipelineError, Subject, Transform, branch, transform, when
-from pipebus.filters import Dedupe, Enrich, Expire, Log, Redeliver, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
+from pipebus.filters import (
+    CircuitBreaker,
+    Dedupe,
+    Enrich,
+    Expire,
+    Log,
+    Redeliver,
+    Reroute,
+    Retry,
+    SetHeaders,
+    Tap,
+    Timeout,
+    Validate,
+)
 from pipebus.testing import Harness, LawBroken, check_filter
 from pipebus.testing.laws.laws import LAWS
 from tables import table
@@ -47,6 +60,8 @@ def ignored(message: Message, call_next: Any) -> Any:
 
 
 BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "circuit-breaker": (CircuitBreaker(failures=2, cool_down=1.0), {}),
+    "circuit-breaker-delivery": (CircuitBreaker(), {"at": "delivery"}),
     "dedupe": (Dedupe(), {}),
     "dedupe-delivery": (Dedupe(window="1m"), {"at": "delivery"}),
     "enrich": (Enrich({"seen": True}), {"messages": [{"id": 1, "sku": "tea"}, {"id": 2, "sku": "milk"}]}),

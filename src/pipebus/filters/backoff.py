@@ -1,4 +1,4 @@
-"""What `Retry` and `Redeliver` share: which errors may be tried again, and waits that double."""
+"""What `Retry`, `Redeliver` and `CircuitBreaker` share: which errors may be tried again, and waits that double."""
 
 from __future__ import annotations
 
@@ -56,16 +56,23 @@ def checked_waits(wait: Any, max_wait: Any, jitter: Any, name: str) -> tuple[flo
     return shortest, longest
 
 
-def checked_classes(on: Any, what: str) -> tuple[type[Exception], ...]:
+def checked_classes(
+    on: Any, what: str, done: str = "tried again", never: tuple[type[Exception], ...] = NEVER,
+    why: str = "because it would only be raised again",
+) -> tuple[type[Exception], ...]:  # fmt: skip
     """
     The setting `on` as a tuple.
 
+    Args:
+        done: What is done with these errors.
+        never: Classes of errors with which it is never done, and why.
+
     Raises:
-        PipelineError: it is not a class that can be tried again.
+        PipelineError: it is not a class of errors with which this can be done.
     """
     classes = tuple(on) if isinstance(on, (tuple, list)) else (on,)
     if not classes:
-        raise PipelineError(f"{what}={on!r}: nothing would be tried again; name an exception class, or take the filter out")
+        raise PipelineError(f"{what}={on!r}: nothing would be {done}; name an exception class, or take the filter out")
     for one in classes:
         if not isinstance(one, type) or not issubclass(one, BaseException):
             raise PipelineError(
@@ -73,12 +80,10 @@ def checked_classes(on: Any, what: str) -> tuple[type[Exception], ...]:
             )
         if not issubclass(one, Exception):
             raise PipelineError(
-                f"{what}={on!r}: {one.__name__} ends the program or task and is never tried again; write on=Exception"
+                f"{what}={on!r}: {one.__name__} ends the program or task and is never {done}; write on=Exception"
             )
-        if issubclass(one, NEVER):
-            raise PipelineError(
-                f"{what}={on!r}: {one.__name__} is never tried again, because it would only be raised again; take it out"
-            )
+        if issubclass(one, never):
+            raise PipelineError(f"{what}={on!r}: {one.__name__} is never {done}, {why}; take it out")
     return classes
 
 

@@ -117,6 +117,8 @@ class Tape:
     def _latest(self, event: events.Event) -> Any:
         """The message of an event. At the end of a publish that is the published one: return what filters made of it."""
         message: Any = getattr(event, "message", None)
+        if message is None:
+            return None
         if isinstance(event, (events.Published, events.Refused)) or getattr(event, "place", None) == PUBLISH:
             # A filter may have changed the id, or published other messages, whose ends were heard before this one.
             ids = [id for id, seen in self._seen.items() if message.id in (id, seen.first)]

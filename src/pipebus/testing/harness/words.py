@@ -76,6 +76,8 @@ def event_words(event: events.Event, who: str, message: Message[Any]) -> tuple[s
             return place, cut(f"buries it as dead letter {event.letter}: {event.error}")
         case events.Overflowed():
             return event.subscription, f"has no room for {short(message)}: {event.policy}"
+        case events.CircuitChanged():
+            return event.filter, f"is {event.new.replace('_', '-')} for {event.place}"
         case events.StateChanged():
             return who, f"is {event.new}"
     return None
