@@ -30,11 +30,13 @@ from pipebus.config.kinds.draft7 import from_pydantic
 from pipebus.config.kinds.imports import Imports
 from pipebus.config.problems import Bad, Unexportable
 from pipebus.filters import (
+    CircuitBreaker,
     Concurrency,
     Dedupe,
     Drop,
     Enrich,
     Expire,
+    Fallback,
     Fields,
     Log,
     RateLimit,
@@ -439,6 +441,10 @@ def test_an_annotation_that_says_little_takes_something(hint: Any) -> None:
 # --- the built-in filters ------------------------------------------------------------------------------------------------
 
 BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
+    "circuit_breaker": (
+        'failures = 3, window = "2m", cool_down = "5s", on = ["OSError"]', CircuitBreaker,
+        {"failures": 3, "window": 120.0, "cool_down": 5.0, "on": (OSError,)},
+    ),
     "concurrency": (
         f'limit = 2, key = "{NAME}:function", queue = 0, timeout = "5m"', Concurrency,
         {"limit": 2, "key": function, "queue": 0, "timeout": 300.0},
@@ -450,6 +456,10 @@ BUILT_IN: dict[str, tuple[str, type, dict[str, Any]]] = {
     "enrich": ('add = { a = [1, { b = 1.5 }] }, overwrite = false', Enrich,
     {"add": {"a": [1, {"b": 1.5}]}, "overwrite": False}),
     "expire": ('ttl = "1h"', Expire, {"ttl": 3600.0}),
+    "fallback": (
+        'value = { rate = 1.5, old = true }, on = ["OSError"]', Fallback,
+        {"value": {"rate": 1.5, "old": True}, "subject": None, "on": (OSError,)},
+    ),
     "fields": (
         'rename = { "body.a" = "body.b" }, cast = { "body.c" = "int" }, set = { "body.d" = [1] }, remove = ["body.e"], '
         'missing = "skip"',

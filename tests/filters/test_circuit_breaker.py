@@ -633,6 +633,10 @@ def test_each_change_is_an_event_and_a_line(harness: Harness, sink: Sink, logs: 
     harness.advance(10.0)
     steps = [("closed", "open"), ("open", "half_open"), ("half_open", "open")]
     assert seen == [("CircuitBreaker", "publish", *step) for step in steps]
+    words = [moment.what for moment in harness.tape.moments if moment.who == "CircuitBreaker"]
+    assert [line for line in words if line.startswith("is ") and "given" not in line] == [
+        "is open for publish", "is half-open for publish", "is open for publish",
+    ]  # fmt: skip
     lines = [line for line in logs if line["event"] == "circuit.changed"]
     assert [(line["place"], line["old"], line["new"]) for line in lines] == [("publish", *step) for step in steps]
     assert [line["log_level"] for line in lines] == ["warning", "info", "warning"]

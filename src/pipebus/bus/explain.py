@@ -236,10 +236,10 @@ def _explain_subscription(
     steps: list[tuple[int, str, str, str]] = []
     for_all = bus_nodes if plan.bound is not None else transforms_only(bus_nodes)
     before = bool(publish_nodes)
-    _explain_chain(for_all, subject, message, 2, steps, before)
+    _explain_chain(for_all, subject, message, 2, steps, before, True)
     if plan.bound is None and for_all != bus_nodes:
         steps.append((2, "(bus-wide filters other than Transforms)", "not for readers: they wrap handlers", ""))
-    _explain_chain(plan.nodes, subject, message, 2, steps, before or bool(for_all))
+    _explain_chain(plan.nodes, subject, message, 2, steps, before or bool(for_all), True)
     if plan.bound is not None:
         goes = f"what it returns goes to {plan.to}" if plan.to is not None else ""
         steps.append((2, f"-> {plan.bound.name}", goes, ""))
@@ -253,12 +253,14 @@ def _explain_chain(
     depth: int,
     lines: list[tuple[int, str, str, str]],
     before: bool = False,
+    delivery: bool = False,
 ) -> None:
     """
     Append a line for each node.
 
     Args:
         before: Whether filters of other chains run earlier. They may change what a predicate sees.
+        delivery: Whether it is a delivery chain, in which no filter changes the subject.
     """
     certain = True  # until a filter may have changed the subject
     unchanged = not before  # until a filter may have changed the message
@@ -271,10 +273,11 @@ def _explain_chain(
             branched = False
             if isinstance(node, Step):
                 chosen = _chosen_settings(node.filter, origin_of(node))
-                note = "may change the subject: what follows depends on it" if node.traits.reroutes else ""
+                moves = node.traits.reroutes and not delivery
+                note = "may change the subject: what follows depends on it" if moves else ""
                 note = "an actor: asked in its own mailbox" if node.shape == "actor" else note
                 lines.append((depth, f"{node.name}({chosen})" if chosen else node.name, note, where))
-                certain = certain and not node.traits.reroutes
+                certain = certain and not moves
                 unchanged = False
             elif isinstance(node, Switch):
                 lines.append((depth, node.name, "the first case that applies", where))

@@ -290,14 +290,20 @@ class Recipient(Mailbox):
 def _answers(
     sub: Recipient, item: Item, outcome: Any, delivery: Delivery | None
 ) -> Iterator[tuple[Any, Message[Any], Any]]:  # fmt: skip
-    """The addresses to publish a delivery's value to, each with the message and the value."""
-    value = outcome if sub.run is None else getattr(outcome, "value", None)
-    if value is None or (delivery is not None and delivery.verdict in ("retried", "rejected")):  # then it is not handled
+    """The addresses to publish a delivery's value to, each with the message and the value; or a message to forward."""
+    value, forward = (
+        (outcome, None) if sub.run is None else (getattr(outcome, "value", None), getattr(outcome, "forward", None))
+    )
+    if value is None and forward is None:
+        return
+    if delivery is not None and delivery.verdict in ("retried", "rejected"):  # then it is not handled
         return
     message, plan = message_of(item), sub.plan
+    if forward is not None:
+        yield forward.subject, message, forward
     wrong = misreturned(plan.bound.name if plan.bound is not None else sub.name, value, has_taker(plan, message))
     if wrong is not None:
         raise wrong
-    for address in (message.reply_to, plan.to):
+    for address in (message.reply_to, plan.to) if value is not None else ():
         if address is not None:
             yield address, message, value

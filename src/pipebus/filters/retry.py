@@ -6,15 +6,15 @@ import functools
 import itertools
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipebus.errors import PipelineError
 from pipebus.filters.backoff import NEVER, Errors, checked_classes, checked_waits, ended_by_stop, log_failure
+from pipebus.filters.effect import Effect
 from pipebus.foreign.objects import is_a
 from pipebus.message.message import Message
-from pipebus.pipeline import blame, state
+from pipebus.pipeline import blame
 from pipebus.pipeline.shapes import Around, Context, Pause, Steps
 from pipebus.values.quantities import Duration, Seconds, is_whole
 
@@ -84,27 +84,14 @@ class Retry(Around):
         return self.around if place == "publish" else functools.partial(self.around, published=False)
 
     def around(self, message: Message[Any], /, *, published: bool = True) -> Steps:
-        # Read the context variables now: a generator may be closed in another context.
-        delivery = None if published else state.delivery.get()
-        notes = state.accepted.get() if published else None
-        token = None
-        if published and (notes is None or getattr(notes, "over", False)):
-            notes = _Notes()
-            token = state.accepted.set(notes)
-        before = len(notes) if notes is not None else 0
-
-        def has_effect() -> bool:
-            if notes is not None:
-                return len(notes) > before
-            return delivery is not None and bool(delivery.settled)
-
+        effect = Effect(published)
         wait = self.wait
         try:
             for attempt in itertools.count(1):
                 try:
                     return (yield message)
                 except self._on as error:
-                    if attempt >= self.attempts or is_a(error, NEVER) or has_effect() or ended_by_stop(self._context, error):
+                    if attempt >= self.attempts or is_a(error, NEVER) or effect or ended_by_stop(self._context, error):
                         raise
                     seconds = wait * (1 - self.jitter * self._random.random())
                     wait = min(wait * 2, self.max_wait)
@@ -112,27 +99,9 @@ class Retry(Around):
                     if self.waits:
                         step = blame.signed(error)
                         yield Pause(seconds)
-                        if has_effect():  # accepted or settled meanwhile, on another thread
+                        if effect:  # accepted or settled meanwhile, on another thread
                             if step is not None:
                                 blame.blame(error, step, message)  # the wait has removed the signature
                             raise
         finally:
-            if token is not None:
-                notes.over = True  # type: ignore[union-attr]
-                with suppress(ValueError):  # the generator was closed in another context
-                    state.accepted.reset(token)
-
-
-class _Notes(list[Any]):
-    """
-    What mailboxes or the store have accepted in one publish. The outermost Retry creates it; inner ones add to it.
-
-    A task or thread that a filter starts inherits the context, and may publish long after this publish. `over` then stops it
-    from adding to these notes.
-    """
-
-    over = False
-
-    def append(self, accepted: Any, /) -> None:
-        if not self.over:
-            super().append(accepted)
+            effect.end()

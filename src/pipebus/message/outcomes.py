@@ -36,9 +36,22 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Handled(msgspec.Struct, frozen=True):
-    """A delivery was handled; `value` is what the handler returned."""
+    """
+    A delivery was handled.
+
+    Args:
+        value: What the handler returned.
+        forward: A message that the bus publishes before it acknowledges the delivery, in the same conversation and with a new
+            id; for a filter, which cannot publish by itself in chains of both colours. If that fails, or nobody listens there,
+            this is the error of the delivery.
+    """
 
     value: Any = None
+    forward: Any = None
+
+    def __repr__(self) -> str:
+        forward = f", forward={self.forward!r}" if self.forward is not None else ""
+        return f"Handled(value={self.value!r}{forward})"
 
 
 class Dropped(msgspec.Struct, frozen=True):

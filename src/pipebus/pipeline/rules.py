@@ -198,5 +198,5 @@ def _publish_only(chain: tuple[Node, ...]) -> list[str]:
         f"{_title(step)} changes subjects, which only a publish filter may; "
         "publish the message again from the handler, or use(…) it on the publish side"
         for step in steps(chain)
-        if step.traits.reroutes
+        if step.traits.reroutes and not step.traits.sees_delivery
     ]

@@ -151,7 +151,7 @@ class Traits:
         needs_attempts: It counts on so many attempts of a delivery; a subscription that allows fewer is refused.
         wants_memory: It needs the transport's memory for filters (`Context.memory`).
         terminal: No filter after it ever runs.
-        reroutes: It may change the subject (publish side only).
+        reroutes: It may change the subject (publish side only; around a handler, one that `sees_delivery` leaves it as it is).
         reroutes_to: A pattern that all of its new subjects match, if one is known: `check` says which filters they skip.
         may_drop: It may drop or refuse one message, and not the next.
         requires, provides: Words such as "validated"; a filter that requires one must follow a filter that provides it.

@@ -161,8 +161,10 @@ class Replies:
         return address.startswith(f"{REPLY}{self._token}." if transport.local else REPLY)
 
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
-        """Publish what a handler returned."""
-        if to.__class__ is Answer:
+        """Publish what a handler returned, or a message that a filter forwards."""
+        if value.__class__ is Message:
+            self.bus.publish(to, value.body, **self._forwarded(value, request))
+        elif to.__class__ is Answer:
             if not self.answer_at_once(to, request, value):
                 self._answered(to, self.bus.hand_in(self.route(), self.reply(to, request, value)))
         elif not self._lost(to, request, value):
@@ -170,7 +172,9 @@ class Replies:
 
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
         """`answer` on an event loop."""
-        if to.__class__ is Answer:
+        if value.__class__ is Message:
+            await self.bus.apublish(to, value.body, **self._forwarded(value, request))
+        elif to.__class__ is Answer:
             if not self.answer_at_once(to, request, value):
                 self._answered(to, await self.bus.ahand_in(self.route(), self.reply(to, request, value)))
         elif not self._lost(to, request, value):
@@ -183,6 +187,14 @@ class Replies:
             options["strict"] = False  # that nobody listens there is not the handler's fault
         headers = None if self.owns(to) else next_headers(request, self.bus.max_hops)
         return options if headers is None else options | {"headers": headers}
+
+    def _forwarded(self, message: Message[Any], request: Message[Any]) -> dict[str, Any]:
+        """The options with which a message goes on in place of `request`. Its handler answers the requester."""
+        return {
+            "headers": next_headers(request, self.bus.max_hops, message.headers), "key": message.key, "ttl": message.ttl,
+            "reply_to": request.reply_to, "correlation_id": conversation_of(request), "causation_id": request.id,
+            "strict": True,
+        }  # fmt: skip
 
     def _lost(self, to: Any, request: Message[Any], value: Any) -> bool:
         """
