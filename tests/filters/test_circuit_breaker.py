@@ -15,13 +15,14 @@ from typing import Any, Literal
 import pytest
 
 from flow_helpers import WAIT, assert_conserved
-from pipebus import Bus, Delivery, Dropped, Message, PipelineError, Receipt, Rejected, around
+from pipebus import Bus, BusClosed, Delivery, Dropped, Message, PipelineError, Receipt, Rejected, around
 from pipebus.errors import CodecError
 from pipebus.events import CircuitChanged
 from pipebus.filters import CircuitBreaker, Redeliver, Retry, Timeout
+from pipebus.foreign.logging import get_logger
 from pipebus.pipeline import state
-from pipebus.pipeline.shapes import Pause
-from pipebus.testing import FilterBench, Harness
+from pipebus.pipeline.shapes import Context, Pause
+from pipebus.testing import FakeClock, FilterBench, Harness
 from pipebus.testing.logs import captured_logs
 from scale_helpers import scaled
 from tables import table
@@ -327,7 +328,7 @@ def test_only_failures_within_the_window_count(at: Any, colour: Any, gap: float,
 )
 def test_what_says_nothing_about_the_dependency_neither_counts_nor_closes(at: Any, colour: Any, end: Any) -> None:
     """A refusal, a drop, a cancellation or an error that `on` does not name is no failure. After such a trial comes another."""
-    breaker = CircuitBreaker(failures=1, cool_down=10.0, on=Boom)
+    breaker = CircuitBreaker(failures=1, cool_down=10.0, on=Boom if isinstance(end, ValueError) else Exception)
     place = "publish" if at == "publish" else "test"
     with FilterBench(breaker, end, at=at, colour=colour) as bench:
         run = bench.send(1)
@@ -439,6 +440,25 @@ def test_a_trial_that_does_not_end_is_not_waited_for(harness: Harness, sink: Sin
     assert figures(bus)["state"] == "closed"
 
 
+def test_the_end_of_an_old_trial_does_not_end_the_new_one(harness: Harness, sink: Sink) -> None:
+    """Two trials overlap, because the first one takes too long. It is refused at last, and still no third one begins."""
+
+    def handle(message: Message) -> None:
+        sink(message)
+        harness.clock.sleep(15.0 if len(sink.calls) == 2 else 5.5)
+        if len(sink.calls) == 3 and message.body == 1:
+            raise Rejected("no")
+
+    bus = breaking(harness, handle, workers=3)
+    publish(bus, 1, 2, 3)
+    harness.advance(5.0)
+    sink.error = None
+    harness.advance(20.2)
+    assert (sink.calls, len(bus.dead_letters)) == ([(0.0, 1), (10.0, 1), (20.0, 2)], 1)
+    harness.drain()
+    assert sink.calls[3:] == [(25.5, 3)]
+
+
 def test_a_run_that_is_older_than_the_last_change_says_nothing(harness: Harness, sink: Sink) -> None:
     """It began before the circuit opened and fails when it is closed again: it is given back, and does not count."""
 
@@ -478,6 +498,19 @@ def test_after_a_trial_that_is_cancelled_the_next_message_is_one(harness: Harnes
     assert figures(bus)["state"] == "closed"
 
 
+def test_an_error_that_a_stop_causes_is_no_failure(harness: Harness) -> None:
+    """What the handler raises because the bus stops says nothing about the dependency."""
+
+    def handle(message: Message) -> None:
+        bus.request_stop()
+        raise Boom from BusClosed("the bus stops")
+
+    bus = breaking(harness, handle)
+    publish(bus, 1)
+    harness.advance(0)
+    assert (figures(bus)["state"], figures(bus)["failures"]) == ("closed", 0)
+
+
 @pytest.mark.parametrize("when", ["it is open", "a trial runs"])
 def test_a_stop_forgets_the_state(harness: Harness, sink: Sink, when: str) -> None:
     """After the next start the circuit is closed, and the messages that were left over are handled at once."""
@@ -493,6 +526,7 @@ def test_a_stop_forgets_the_state(harness: Harness, sink: Sink, when: str) -> No
     harness.advance(0.0 if when == "it is open" else 10.0)
     report = bus.stop(timeout=0, drain=False)
     assert report.left == {"s": 2}
+    assert (figures(bus)["state"], bus.subscriptions[0].paused) == ("closed", False)
     harness.advance(60.0)  # the time for the next trial passes meanwhile
     harness.start()
     assert figures(bus)["state"] == "closed"
@@ -601,6 +635,40 @@ def test_before_its_start_it_works_without_a_bus() -> None:
         steps.throw(Boom())
     with pytest.raises(Rejected, match=REFUSED):
         next(breaker.around(Message("a")))
+
+
+def test_timers_that_come_late_change_nothing() -> None:
+    """A run notices by itself that it is time for a trial, and the timer of an earlier opening does not end a later one."""
+
+    class Timer:
+        def cancel(self) -> None:
+            """Too late: its call is about to begin."""
+
+    def later(seconds: float, call: Callable[[], None]) -> Timer:
+        calls.append(call)
+        return Timer()
+
+    calls: list[Callable[[], None]] = []
+    clock, breaker = FakeClock(), CircuitBreaker(1, cool_down=10.0)
+    breaker.start(Context(None, clock, get_logger(), "CircuitBreaker", later=later))
+
+    def fails() -> None:
+        steps = breaker.around(Message("a"))
+        next(steps)
+        with pytest.raises(Boom):
+            steps.throw(Boom())
+
+    fails()
+    clock.advance(10.0)
+    fails()
+    for call in calls[:-1]:
+        call()
+    assert (breaker.stats("publish")["state"], breaker.stats("publish")["opened"]) == ("open", 2)
+    breaker.stop()
+    for call in calls:
+        call()
+    assert breaker.stats("publish")["state"] == "closed"
+    fails()  # it works without a bus, too
 
 
 # --- what it tells ------------------------------------------------------------------------------------------------------

@@ -385,6 +385,20 @@ def test_a_stop_that_cancels_a_handler_is_no_failure(harness: Harness) -> None:
     assert (len(seen), figures(bus)) == (2, {"fallbacks": 0})
 
 
+def test_an_error_that_a_stop_causes_is_no_failure(harness: Harness, colour: Any) -> None:
+    """What the handler raises because the bus stops has no other outcome: the message goes back."""
+
+    def handle(message: Message) -> None:
+        bus.request_stop()
+        raise Boom from BusClosed("the bus stops")
+
+    harness.bus.subscribe("a", coloured(colour, handle), name="s", filters=[Fallback(value=0)])
+    bus = harness.start()
+    bus.publish("a")
+    harness.advance(0)
+    assert (figures(bus), bus.stats()["subscriptions"]["s"]["acknowledged"]) == ({"fallbacks": 0}, 0)
+
+
 # --- settings -----------------------------------------------------------------------------------------------------------
 
 

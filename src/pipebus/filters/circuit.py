@@ -84,6 +84,8 @@ class Circuit:
         Returns:
             None; or, if it failed for a reason that has opened the circuit, when its delivery may come again, in seconds.
         """
+        if well is None and run < self._since:
+            return None  # a finaliser may end an abandoned run at any step, under any lock, so it takes none
         with self._lock:
             delay = self._leave(run, well)
         self.tell()
