@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import math
 import random
 import threading
@@ -15,14 +16,14 @@ from typing import Any, Literal
 import pytest
 
 from flow_helpers import WAIT, assert_conserved
-from pipebus import Bus, BusClosed, Delivery, Dropped, Message, PipelineError, Receipt, Rejected, around
+from pipebus import Bus, BusClosed, Delivery, Dropped, Message, Pipeline, PipelineError, Receipt, Rejected, around, when
 from pipebus.errors import CodecError
 from pipebus.events import CircuitChanged
-from pipebus.filters import CircuitBreaker, Redeliver, Retry, Timeout
+from pipebus.filters import CircuitBreaker, Redeliver, Retry, Tap, Timeout, circuit, circuit_breaker
 from pipebus.foreign.logging import get_logger
 from pipebus.pipeline import state
 from pipebus.pipeline.shapes import Context, Pause
-from pipebus.testing import FakeClock, FilterBench, Harness
+from pipebus.testing import FakeClock, FilterBench, Harness, simulate
 from pipebus.testing.logs import captured_logs
 from scale_helpers import scaled
 from tables import table
@@ -51,6 +52,10 @@ def logs() -> Iterator[list[Any]]:
     """The log lines of a test."""
     with captured_logs() as entries:
         yield entries
+
+
+def fail(message: Message) -> None:
+    raise Boom
 
 
 def figures(bus: Bus, place: str = "s") -> dict[str, Any]:
@@ -228,6 +233,45 @@ def test_it_does_what_the_oracle_says(count: int) -> None:
             except BaseException as error:
                 error.add_note(f"seed {seed}")
                 raise
+
+
+@scaled(20, 3_000, "seeds")
+def test_in_every_order_of_its_lines_nothing_is_lost(seeds: int) -> None:
+    """
+    Threads change places between any two lines of the breaker: three workers, two publishers, the timer and an observer that
+    looks at the figures. No attempt is counted, nothing dies, and the subscription goes on.
+    """
+
+    def scenario(harness: Harness) -> None:
+        handled: list[int] = []
+        calls = itertools.count(1)
+
+        def handle(message: Message, delivery: Delivery) -> None:
+            assert delivery.attempt == 1
+            if next(calls) <= 5:
+                raise Boom
+            handled.append(message.body)
+
+        def observe(event: Any) -> None:
+            if isinstance(event, CircuitChanged):
+                figures(bus)
+                seen.append((event.old, event.new))
+
+        seen: list[tuple[str, str]] = []
+        bus = harness.bus
+        bus.subscribe("a", handle, name="s", workers=3, attempts=1, filters=[CircuitBreaker(1, cool_down=1.0)])
+        bus.observe(observe)
+        harness.start()
+        for half in (0, 1):
+            harness.thread(lambda half=half: publish(bus, *range(half, 8, 2)))
+        harness.join()
+        harness.drain()
+        assert (sorted(handled), len(bus.dead_letters)) == (list(range(8)), 0)
+        assert (figures(bus)["state"], bus.subscriptions[0].paused) == ("closed", False)
+        assert [old for old, _ in seen] == ["closed", *[new for _, new in seen[:-1]]]
+        assert seen[-1] == ("half_open", "closed")
+
+    simulate(scenario, seeds, watching=[circuit, circuit_breaker])
 
 
 # --- around handlers ----------------------------------------------------------------------------------------------------
@@ -635,6 +679,24 @@ def test_before_its_start_it_works_without_a_bus() -> None:
         steps.throw(Boom())
     with pytest.raises(Rejected, match=REFUSED):
         next(breaker.around(Message("a")))
+
+
+def test_a_handler_that_publishes_is_refused_too(harness: Harness) -> None:
+    """The circuit of the publish chain refuses its publish, and leaves its delivery to the handler."""
+    harness.bus.use(when("b", Pipeline(CircuitBreaker(1), Tap(fail))))
+    outcomes: list[Any] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        try:
+            outcomes.append(harness.bus.publish("b"))
+        except Exception as error:
+            outcomes.append(type(error))
+
+    subscription = harness.bus.subscribe("a", handle, name="s")
+    bus = harness.start()
+    publish(bus, 1, 2)
+    harness.drain()
+    assert (outcomes, subscription.stats()["acknowledged"]) == ([Boom, Rejected], 2)
 
 
 def test_timers_that_come_late_change_nothing() -> None:
