@@ -12,6 +12,9 @@ from typing import Final
 
 import pytest
 
+PART: Final = 1000
+"""How many seeds one test tries at most."""
+
 THOROUGH: Final = "PIPEBUS_THOROUGH"
 """The environment variable that tells other processes that `-m thorough` was asked for."""
 
@@ -20,6 +23,18 @@ def scaled(few: int, many: int, name: str = "count") -> pytest.MarkDecorator:
     """A parameter of this name with the value `few` in each run, and `many` with `-m thorough`."""
     return pytest.mark.parametrize(
         name, [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.thorough)]
+    )
+
+
+def seeded(few: int, many: int) -> pytest.MarkDecorator:
+    """A parameter `seeds` with the first `few` seeds in each run; with `-m thorough` `many`, in parts of a minute each."""
+    parts = [range(first, first + PART) for first in range(0, many, PART)]
+    return pytest.mark.parametrize(
+        "seeds",
+        [
+            pytest.param(range(few), id="few"),
+            *[pytest.param(part, id=f"from {part.start}", marks=pytest.mark.thorough) for part in parts],
+        ],
     )
 
 

@@ -25,7 +25,7 @@ from pipebus.pipeline import state
 from pipebus.pipeline.shapes import Context, Pause
 from pipebus.testing import FakeClock, FilterBench, Harness, simulate
 from pipebus.testing.logs import captured_logs
-from scale_helpers import scaled
+from scale_helpers import scaled, seeded
 from tables import table
 
 REFUSED = "the circuit is open"
@@ -219,10 +219,10 @@ class Schedule:
         assert stats["dropped"].get("unwanted", 0) == ends.count("is dropped")
 
 
-@scaled(25, 10_000)
-def test_it_does_what_the_oracle_says(count: int) -> None:
+@seeded(25, 10_000)
+def test_it_does_what_the_oracle_says(seeds: range) -> None:
     """Messages come, fail, work, take long, are refused and dropped, on one to four workers, and time passes."""
-    for seed in range(count):
+    for seed in seeds:
         with Harness() as harness:
             harness.allow(Rejected)
             schedule = Schedule(harness, seed)
@@ -235,7 +235,7 @@ def test_it_does_what_the_oracle_says(count: int) -> None:
                 raise
 
 
-@scaled(20, 3_000, "seeds")
+@scaled(15, 500, "seeds")
 def test_in_every_order_of_its_lines_nothing_is_lost(seeds: int) -> None:
     """
     Threads change places between any two lines of the breaker: three workers, two publishers, the timer and an observer that

@@ -67,7 +67,7 @@ BUILT_IN: dict[str, tuple[Any, dict[str, Any]]] = {
     "dedupe-delivery": (Dedupe(window="1m"), {"at": "delivery"}),
     "enrich": (Enrich({"seen": True}), {"messages": [{"id": 1, "sku": "tea"}, {"id": 2, "sku": "milk"}]}),
     "expire": (Expire(60.0), {}),
-    "fallback": (Fallback(value=0, on=ConnectionError), {"at": "delivery"}),
+    "fallback": (Fallback(value=0, on=BufferError), {"at": "delivery"}),
     "fallback-subject": (Fallback(subject="later", on=KeyError), {}),
     "log": (Log(body=True, headers=True), {}),
     "log-delivery": (Log(), {"at": "delivery"}),
