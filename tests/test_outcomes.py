@@ -12,7 +12,11 @@ import pytest
 from pipebus import Bus, Dropped, Handled, Message, PipebusError, Receipt, transform
 from tables import table
 
-OUTCOMES = [Receipt(2, duplicate=True), Handled({"id": 1}), Dropped("too old", by="Expire")]
+OUTCOMES = [
+    Receipt(2, duplicate=True),
+    Handled({"id": 1}, forward=Message("later", {"id": 1})),
+    Dropped("too old", by="Expire"),
+]
 """One of each kind, nothing left at its default."""
 
 each_outcome = pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
@@ -123,9 +127,10 @@ def test_receipts_and_drops_can_be_counted() -> None:
     [
         (Receipt(2), "Receipt(mailboxes=2, duplicate=False)"),
         (Handled("x"), "Handled(value='x')"),
+        (Handled(forward=Message("b", id="m")), "Handled(value=None, forward=Message('b', None, id='m'))"),
         (Dropped("too old", by="Expire"), "Dropped(reason='too old', by='Expire')"),
     ],
-    ids=["Receipt", "Handled", "Dropped"],
+    ids=["Receipt", "Handled", "Handled with a message", "Dropped"],
 )
 def test_repr_shows_every_field(outcome: Any, shown: str) -> None:
     """A user's failing test shows what came instead."""

@@ -233,6 +233,27 @@ def test_an_error_of_the_second_publish_is_that_of_the_delivery(harness: Harness
     assert ([letter.error for letter in bus.dead_letters.list()], seen) == (["ZeroDivisionError: division by zero"], [])
 
 
+def test_only_a_message_can_be_forwarded(harness: Harness, colour: Any) -> None:
+    """A filter of your own may forward a message too; anything else is its mistake."""
+
+    @around
+    def forwards(message: Message) -> Any:
+        yield message
+        return Handled(forward=message.body or message.replace(subject="b"))
+
+    seen: list[Any] = []
+    harness.allow(ContractError)
+    harness.bus.subscribe("a", coloured(colour, lambda message: None), filters=[forwards])
+    harness.bus.subscribe("b", seen.append)
+    bus = harness.start()
+    for body in (None, "no message"):
+        bus.publish("a", body)
+    harness.drain()
+    assert len(seen) == 1
+    (letter,) = bus.dead_letters.list()
+    assert letter.error.endswith("gave Handled(forward='no message'); what it forwards is a Message")
+
+
 def test_a_message_falls_back_to_a_subject_once(harness: Harness, colour: Any) -> None:
     """A handler of both subjects fails again, and this time the error counts."""
     harness.allow(Boom)

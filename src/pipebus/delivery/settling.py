@@ -13,9 +13,9 @@ from pipebus.delivery import verdicts
 from pipebus.delivery.binding import VALUES, misreturned
 from pipebus.delivery.chain import awaited, has_taker
 from pipebus.delivery.delivery import Delivery
-from pipebus.errors import AttemptsExhausted
+from pipebus.errors import AttemptsExhausted, ContractError
 from pipebus.foreign.logging import bound_context, merges_context
-from pipebus.foreign.objects import comes_from, is_a, said, spared
+from pipebus.foreign.objects import comes_from, is_a, said, shown, spared
 from pipebus.mailbox import control
 from pipebus.mailbox.mailbox import Mailbox
 from pipebus.mailbox.parcel import Item, Parcel, message_of
@@ -300,6 +300,8 @@ def _answers(
         return
     message, plan = message_of(item), sub.plan
     if forward is not None:
+        if forward.__class__ is not Message:
+            raise ContractError(f"gave Handled(forward={shown(forward)}); what it forwards is a Message")
         yield forward.subject, message, forward
     wrong = misreturned(plan.bound.name if plan.bound is not None else sub.name, value, has_taker(plan, message))
     if wrong is not None:
