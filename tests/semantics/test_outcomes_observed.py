@@ -58,6 +58,7 @@ from pipebus.events import (
     Taken,
     Unrouted,
 )
+from pipebus.filters import CircuitBreaker
 from pipebus.testing import FakeClock
 from tables import table
 
@@ -145,8 +146,22 @@ def starved(bus: Bus) -> dict[str, Any]:
     return {"ready": 1, "workers": 2}
 
 
+def circuit_changed(bus: Bus) -> dict[str, Any]:
+    failures = iter([Boom("the bank is down")])
+
+    def handle(message: Message) -> None:
+        for failure in failures:
+            raise failure
+
+    bus.subscribe("s", handle, name="billing", filters=[CircuitBreaker(1, cool_down=0.001)])
+    bus.publish("s")
+    bus.drain(WAIT)
+    return {"filter": "CircuitBreaker", "place": "billing", "old": "half_open", "new": "closed"}
+
+
 SCENES: dict[str, Scene] = {scene.__name__: scene for scene in (
     state_changed, published, unrouted, refused, discarded, taken, acknowledged, returned, died, overflowed, starved,
+    circuit_changed,
 )}  # fmt: skip
 KINDS: list[type[Event]] = sorted(Event.__subclasses__(), key=lambda event: event.__name__)
 every_event = pytest.mark.parametrize("event", KINDS, ids=[event.__name__ for event in KINDS])
