@@ -9,6 +9,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -270,6 +271,44 @@ def test_in_every_order_of_its_lines_nothing_is_lost(seeds: int) -> None:
         assert (figures(bus)["state"], bus.subscriptions[0].paused) == ("closed", False)
         assert [old for old, _ in seen] == ["closed", *[new for _, new in seen[:-1]]]
         assert seen[-1] == ("half_open", "closed")
+
+    simulate(scenario, seeds, watching=[circuit, circuit_breaker])
+
+
+@scaled(15, 500, "seeds")
+def test_in_every_order_publishers_and_the_timer_agree(seeds: int) -> None:
+    """Three publishers come just as a trial is due. Each change is announced once, in order, and the last one is the state."""
+
+    def scenario(harness: Harness) -> None:
+        calls = itertools.count(1)
+        seen: list[tuple[str, str]] = []
+
+        @around
+        def rest(message: Message) -> Any:
+            if next(calls) <= 3:
+                raise Boom
+            yield message
+
+        def publisher() -> None:
+            for _ in range(6):
+                with suppress(Boom, Rejected):
+                    bus.publish("a")
+                harness.clock.sleep(0.5)
+
+        def observe(event: Any) -> None:
+            if isinstance(event, CircuitChanged):
+                seen.append((event.old, event.new))
+
+        bus = harness.bus
+        bus.use(CircuitBreaker(1, cool_down=1.0), rest)
+        bus.observe(observe)
+        harness.start()
+        for _ in range(3):
+            harness.thread(publisher)
+        harness.join()
+        harness.advance(5.0)
+        assert [old for old, _ in seen] == ["closed", *[new for _, new in seen[:-1]]]
+        assert seen[-1][1] == figures(bus, "publish")["state"]
 
     simulate(scenario, seeds, watching=[circuit, circuit_breaker])
 
