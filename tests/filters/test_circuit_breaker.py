@@ -138,7 +138,7 @@ class Schedule:
 
     WAIT = 0.7  # of Redeliver
 
-    def __init__(self, harness: Harness, seed: int) -> None:
+    def __init__(self, harness: Harness, seed: int, url: str) -> None:
         self.random = random.Random(seed)
         self.harness = harness
         pick = self.random.choice
@@ -152,10 +152,11 @@ class Schedule:
         breaker = CircuitBreaker(self.oracle.failures, self.oracle.window, self.oracle.cool_down, on=Boom)
         redeliver = Redeliver(wait=self.WAIT, max_wait=self.WAIT, jitter=0.0)
         handler = coloured(pick(["sync", "async"]), lambda message: None)
-        harness.bus.subscribe(
+        self.bus = Bus(url)
+        self.bus.subscribe(
             "a", handler, name="s", workers=self.workers, attempts=10_000, filters=[redeliver, breaker, around(self.rest)]
         )
-        self.bus = harness.start()
+        harness.start(self.bus)
 
     @property
     def now(self) -> float:
@@ -225,15 +226,27 @@ def test_it_does_what_the_oracle_says(seeds: range) -> None:
     """Messages come, fail, work, take long, are refused and dropped, on one to four workers, and time passes."""
     for seed in seeds:
         with Harness() as harness:
-            harness.allow(Rejected)
-            schedule = Schedule(harness, seed)
-            try:
-                for _ in range(30):
-                    schedule.step()
-                schedule.finish()
-            except BaseException as error:
-                error.add_note(f"seed {seed}")
-                raise
+            play(harness, seed, "memory://")
+
+
+@scaled(1, 50)
+def test_on_a_store_it_does_so_too(count: int) -> None:
+    """The store keeps the messages and counts the attempts: none for what is given back."""
+    for seed in range(count):
+        with Harness(store="temporary") as harness:
+            play(harness, seed, "sqlite:///bus.db")
+
+
+def play(harness: Harness, seed: int, url: str) -> None:
+    harness.allow(Rejected)
+    schedule = Schedule(harness, seed, url)
+    try:
+        for _ in range(30):
+            schedule.step()
+        schedule.finish()
+    except BaseException as error:
+        error.add_note(f"seed {seed}")
+        raise
 
 
 @scaled(15, 500, "seeds")
