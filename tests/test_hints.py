@@ -50,6 +50,15 @@ def test_filters_behind_a_branch_are_named(check: Callable[[str], list[str]]) ->
     ]
 
 
+def test_blocks_that_a_fallback_skips_have_run_before(check: Callable[[str], list[str]]) -> None:
+    """A message takes the blocks for its own subject first, so none is named; that it skips them afterwards is the point."""
+    lines = check("""
+        [[pipelines]]
+        filters = [{ use = "fallback", subject = "later" }, { when = "orders", filters = ["circuit_breaker"] }]
+    """)
+    assert lines == []
+
+
 def test_blocks_that_a_reroute_skips_are_named(check: Callable[[str], list[str]]) -> None:
     """A message with a new subject does not take blocks for the old one; those for the new one, or for all, are not named."""
     lines = check("""

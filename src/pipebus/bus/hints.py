@@ -97,7 +97,8 @@ def _skipped(chain: tuple[Node, ...]) -> Iterator[Hint]:
             ]
             if skipped:
                 yield Hint(one.node.place, f"what takes {one.node.name} skips the filters after it: {_named(skipped)}")
-        elif isinstance(one.node, Step) and one.node.traits.reroutes:
+        elif isinstance(one.node, Step) and one.node.traits.reroutes and not one.node.traits.repeats:
+            # One that repeats, such as Fallback, has run the blocks for the old subject before it changes it.
             to = one.node.traits.reroutes_to
             skipped = _for_old_subjects(one, later, to)
             if skipped:
