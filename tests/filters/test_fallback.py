@@ -448,7 +448,7 @@ async def anything(message: Message, error: Exception) -> None: ...
     [
         ({}, r"Fallback\.value=None: there is nothing to fall back on; give value=…, or subject=…"),
         ({"value": 0, "subject": "a"}, r"Fallback\.value=0: there are both a value and a subject"),
-        ({"value": anything}, r"Fallback\.value=.*: it is a value, or a plain function of the message and the error"),
+        ({"value": anything}, r"Fallback\.value=.*: it is a value, or a plain function of message and error"),
         ({"subject": "a", "on": ()}, r"Fallback\.on=\(\): nothing would be caught"),
         ({"subject": "a", "on": int}, r"Fallback\.on=.*int.* is not an exception class"),
         ({"subject": "a", "on": BaseException}, r"Fallback\.on=.*BaseException ends the program or task and is never caught"),

@@ -26,7 +26,6 @@ from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Around, Context, Steps
 
-HEADER: Final = "fallback"
 NEVER: Final = (PipelineError, LifecycleError)
 """A mistake in a chain must be seen, and nothing helps against the stop of the bus."""
 
@@ -54,9 +53,8 @@ class Fallback(Around):
         message has that subject already, so a message falls back to it once. Anything that is not an `Exception`, such as a
         cancellation. The error of the second publish, if it fails; around a handler also if nobody listens to the subject.
 
-    With `Retry`: `Fallback(…), Retry(…)` falls back after the last run. With `Redeliver`, in the same order, after the last
-    attempt. In the other order there is nothing to repeat. If the program is killed between the publish and the
-    acknowledgement, the message comes again, and so may its copy on the other subject.
+    With `Retry`: `Fallback(…), Retry(…)` falls back after the last run; with `Redeliver`, in the same order, after the last
+    attempt. If the program is killed between the second publish and the acknowledgement, both messages may come again.
 
     Logs:
         `fallback.used`: filter, subject, id, error.
@@ -79,9 +77,7 @@ class Fallback(Around):
             found = "there is nothing to fall back on" if self.value is None else "there are both a value and a subject"
             raise PipelineError(f"Fallback.value={shown(self.value)}: {found}; give value=…, or subject=…")
         if callable(self.value) and not is_plain(self.value):
-            raise PipelineError(
-                f"Fallback.value={shown(self.value)}: it is a value, or a plain function of the message and the error"
-            )
+            raise PipelineError(f"Fallback.value={shown(self.value)}: it is a value, or a plain function of message and error")
         why = "because it is a mistake in a chain, or the end of the bus"
         self._on = checked_classes(self.on, "Fallback.on", "caught", NEVER, why)
         self.subject = plain_text(self.subject)
@@ -128,7 +124,7 @@ class Fallback(Around):
         if self.subject is None:
             return Handled(finished(self.value(message, error)) if callable(self.value) else copy.deepcopy(self.value))
         name = self._context.name if self._context is not None else "Fallback"
-        headers = frozen_headers({**message.headers, HEADER: f"{name}: {class_name(error)}"})
+        headers = frozen_headers({**message.headers, "fallback": f"{name}: {class_name(error)}"})
         return msgspec.structs.replace(message, subject=self.subject, headers=headers)
 
     def _log(self, message: Message[Any], error: Exception) -> None:
