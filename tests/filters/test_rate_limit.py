@@ -16,7 +16,7 @@ from pipebus import Bus, Delivery, Dropped, Handled, LifecycleError, Message, Pi
 from pipebus.clock import SYSTEM
 from pipebus.errors import BusClosed, ContractError
 from pipebus.events import Returned
-from pipebus.filters import RateLimit, Tap
+from pipebus.filters import RateLimit, Retry, Tap, Timeout
 from pipebus.filters.gcra import Gcra
 from pipebus.testing import FakeClock, FilterBench, Harness, check_filter, run_filter
 from scale_helpers import scaled
@@ -431,6 +431,24 @@ def test_a_delivery_that_is_refused_is_a_dead_letter(harness: Harness) -> None:
     bus.publish("a")
     harness.drain()
     assert [letter.by for letter in bus.dead_letters.list()] == ["RateLimit"]
+
+
+@pytest.mark.parametrize("between", [[], [Timeout("60s", abandon=True)]], ids=["", "on a thread of its own"])
+def test_runs_of_a_retry_wait_in_place_and_end(harness: Harness, between: list[Any]) -> None:
+    """If a further run went back to the mailbox, uncounted, the runs would begin anew each time, and never end."""
+    runs: list[float] = []
+
+    def fails(message: Message) -> None:
+        runs.append(harness.elapsed)
+        raise OSError("down")
+
+    harness.allow(OSError)
+    harness.bus.subscribe("a", fails, filters=[Retry(3, wait=0.1, jitter=0.0), *between, RateLimit(1)])
+    bus = harness.start()
+    bus.publish("a")
+    harness.drain()
+    assert runs == [0.0, 1.0, 2.0]
+    assert [letter.error for letter in bus.dead_letters.list()] == ["OSError: down"]
 
 
 def test_publish_on_a_running_loop_works_unless_it_waits() -> None:

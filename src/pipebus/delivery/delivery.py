@@ -28,13 +28,14 @@ class Delivery(Generic[T]):
     A handler that returns has acknowledged, one that raises has failed; these methods are for saying it earlier or otherwise.
     """
 
-    __slots__ = ("_open", "_parcel", "_subscription", "message", "verdict")
+    __slots__ = ("_open", "_parcel", "_subscription", "message", "passed", "verdict")
 
     def __init__(self, subscription: Any, parcel: Parcel) -> None:
         self.message: Message[T] = parcel.message
         self._subscription = subscription
         self._parcel = parcel
         self._open = [True]  # popped by the first settlement: list.pop is one step for all threads
+        self.passed: tuple[object, ...] = ()  # filters that have let it pass; one around them may run them again
         self.verdict: str | None = None  # what the handler itself has settled it as: "acknowledged", "retried", "rejected"
 
     @property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import AlreadySettled, PipelineError, Rejected
 from pipebus.filters.gcra import Gcra
-from pipebus.filters.keys import check_key, key_of
+from pipebus.filters.keys import Key, check_key, key_of
 from pipebus.foreign.objects import shown
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
@@ -29,21 +29,18 @@ class RateLimit(Around):
     """
     Let at most so many messages pass in a time: all together, or for each key.
 
-    In any time of t seconds, never more than `burst + rate * t / per` messages pass.
-
     Args:
         rate: Messages that pass in `per`, if there are always some, >= 1.
         per: The time that `rate` is about, in seconds, > 0.
         burst: Most messages that pass at once after a quiet time, >= 1; by default `rate`. With 1 they pass evenly.
-        key: A plain function of the message. Each key has its own limit; a key is anything hashable, or None for a message that
-            is not limited.
+        key: A plain function of the message. Each key has a limit of its own; it is anything hashable, or None for no limit.
         on_limit: What happens to a message that comes too early. "wait": it waits. Around a handler it goes back to its mailbox
-            until its time, no attempt is counted, and no worker waits. In a publish chain the publisher waits. "drop": it is
-            dropped. "reject": it is refused; around a handler, it becomes a dead letter.
+            until its time, and no attempt is counted. A publisher waits. "drop": it is dropped. "reject": it is refused; around
+            a handler, it becomes a dead letter.
         max_wait: Longest wait of a publisher in seconds, >= 0. Around a handler a message may wait longer.
         size: Most keys, and most places for messages that wait, >= 1. A key is forgotten when its whole burst is available
-            again. If there are too many keys, a message with a new one comes too early, because a key that is forgotten earlier
-            could exceed its limit. Around a handler, such a message comes again after `per`; a publisher is refused.
+            again, and not earlier. If there are too many keys, a message with a new one comes too early: around a handler it
+            comes again after `per`; a publisher is refused.
 
     Drops:
         `Dropped("rate limit")`, with "drop".
@@ -54,12 +51,12 @@ class RateLimit(Around):
 
     A delivery that goes back has a place in the line of its key, so it comes again about once, and new messages do not overtake
     it. The place is lost a second after its time, and when the program ends; a message that comes later queues again. The
-    filters around this one get `Dropped("returned")`, which does not count as a drop.
+    filters around this one get `Dropped("returned")`, which does not count as a drop. The limit belongs to the object: if it is
+    used in several chains, they share it. It also belongs to this process; several processes that use one store each have one.
+    In any time of t seconds, never more than `burst + rate * t / per` messages pass it.
 
-    The limit belongs to the object: if it is used in several chains, they share it. It also belongs to this process; several
-    processes that use one store each have a limit of their own.
-
-    With `Retry`: `Retry(…), RateLimit(…)` counts each run, `RateLimit(…), Retry(…)` each message.
+    With `Retry`: `Retry(…), RateLimit(…)` counts each run; a further run of a delivery waits in place, whatever `max_wait` is.
+    `RateLimit(…), Retry(…)` counts each message.
 
     Source:
         GCRA (ITU-T I.371), which is a token bucket that stores one time for each key; see `gcra.py`.
@@ -78,9 +75,8 @@ class RateLimit(Around):
     if TYPE_CHECKING:  # a duration may be given as text
 
         def __init__(
-            self, rate: int, per: Duration = ..., burst: int | None = ...,
-            key: Callable[[Message[Any]], Hashable] | None = ..., on_limit: Literal["wait", "drop", "reject"] = ...,
-            max_wait: Duration = ..., size: int = ...,
+            self, rate: int, per: Duration = ..., burst: int | None = ..., key: Key | None = ...,
+            on_limit: Literal["wait", "drop", "reject"] = ..., max_wait: Duration = ..., size: int = ...,
         ) -> None: ...  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -110,20 +106,22 @@ class RateLimit(Around):
         return functools.partial(self.around, place=place)
 
     def around(self, message: Message[Any], /, *, place: str = "publish") -> Steps:
-        key = None
-        if self.key is not None:
-            key = key_of(message, self.key, "RateLimit.key", "limit messages", "one that is not limited")
-            if key is None:
-                return (yield message)
+        key = self.key and key_of(message, self.key, "RateLimit.key", "limit messages", "one that is not limited")
+        if self.key is not None and key is None:
+            return (yield message)
         if self.waits and place != "publish":
             delivery = state.delivery.get()
-            wait = self._ask(key, (place, message.id))
-            if not wait:
-                return (yield message)
+            while wait := self._ask(key, (place, message.id)):
+                wait = self.per if wait == math.inf else wait
+                if delivery is None or self not in delivery.passed:
+                    if delivery is not None:
+                        with suppress(AlreadySettled):
+                            delivery.retry(wait, count=False)
+                    return Dropped("returned")
+                yield Pause(wait)  # a further run: given back, it would begin with the first run again, without end
             if delivery is not None:
-                with suppress(AlreadySettled):
-                    delivery.retry(self.per if wait == math.inf else wait, count=False)
-            return Dropped("returned")
+                delivery.passed = (*delivery.passed, self)
+            return (yield message)
         ticket, longest = (object(), self.max_wait) if self.waits else (None, 0.0)
         try:
             while (wait := self._ask(key, ticket, longest)) > 0:
