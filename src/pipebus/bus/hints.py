@@ -1,15 +1,16 @@
 """
-What `pipebus check` says about a bus that has no problem so far: filters that some messages skip, handlers that publish to each
-other in a loop, and filters that the transport cannot serve.
+What `pipebus check` says about a bus that has no problem so far: filters in an order that is hardly meant, filters that some
+messages skip, handlers that publish to each other in a loop, and filters that the transport cannot serve.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from pipebus.bus.engine import Engine
 from pipebus.bus.explain import place_text
+from pipebus.bus.order import named, swaps
 from pipebus.delivery.subscription import Subscription
 from pipebus.message.patterns import Pattern
 from pipebus.pipeline.compose import Node
@@ -17,9 +18,6 @@ from pipebus.pipeline.forks import Branch, Case, Fork
 from pipebus.pipeline.places import Place
 from pipebus.pipeline.routes import filters_for, steps
 from pipebus.pipeline.step import Step
-
-MOST: Final = 5
-"""How many filters a hint names."""
 
 
 class Hint(NamedTuple):
@@ -32,8 +30,9 @@ class Hint(NamedTuple):
 
 def hints(engine: Engine) -> list[Hint]:
     """What is allowed, but perhaps not meant, in the order of the lines."""
-    found = [*_loops(engine), *_stars(engine), *(hint for chain in _chains(engine) for hint in _skipped(chain))]
-    return sorted(found)
+    orders = (Hint(*found) for found in swaps(engine))
+    skipped = (hint for chain in _chains(engine) for hint in _skipped(chain))
+    return sorted({*_loops(engine), *_stars(engine), *orders, *skipped})
 
 
 def _stars(engine: Engine) -> Iterator[Hint]:
@@ -96,7 +95,7 @@ def _skipped(chain: tuple[Node, ...]) -> Iterator[Hint]:
                 and _meet(_patterns(forks), _patterns(other.forks))
             ]
             if skipped:
-                yield Hint(one.node.place, f"what takes {one.node.name} skips the filters after it: {_named(skipped)}")
+                yield Hint(one.node.place, f"what takes {one.node.name} skips the filters after it: {named(skipped)}")
         elif isinstance(one.node, Step) and one.node.traits.reroutes and not one.node.traits.repeats:
             # One that repeats, such as Fallback, has run the blocks for the old subject before it changes it.
             to = one.node.traits.reroutes_to
@@ -105,7 +104,7 @@ def _skipped(chain: tuple[Node, ...]) -> Iterator[Hint]:
                 what = "may change subjects to others that skip blocks after it"
                 if to is not None:
                     what = f'changes subjects to "{to}", so what it reroutes skips blocks after it'
-                text = f"{one.node.name} {what}: {_named(skipped)}; put them in front of it, or match the new subjects"
+                text = f"{one.node.name} {what}: {named(skipped)}; put them in front of it, or match the new subjects"
                 yield Hint(one.node.place, text)
 
 
@@ -136,12 +135,6 @@ def _patterns(forks: tuple[Fork, ...]) -> list[Pattern]:
 
 def _meet(some: list[Pattern], others: list[Pattern]) -> bool:
     return all(one.overlaps(other) for one in some for other in others)
-
-
-def _named(nodes: list[Node]) -> str:
-    texts = [f"{node.name} ({place_text(node.place)})" for node in nodes[:MOST]]
-    more = len(nodes) - MOST
-    return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
 
 
 # --- loops ---------------------------------------------------------------------------------------------------------------

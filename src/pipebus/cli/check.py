@@ -23,8 +23,9 @@ examples:
   pipebus check *.toml --json | jq .text       each problem as one JSON object
   pipebus check shop.app:bus                   a bus in a program
 
-Nothing is started, and nothing is stored. Hints are about what is allowed, but perhaps not meant: filters that a branch or a
-change of the subject skips, handlers that publish to each other in a loop.
+Nothing is started, and nothing is stored. Hints are about what is allowed, but perhaps not meant: two filters in an order where
+one spoils the work of the other, filters that a branch or a change of the subject skips, handlers that publish to each other in
+a loop.
 
 Exit code: 0 all files are fine, 1 something is wrong.
 """

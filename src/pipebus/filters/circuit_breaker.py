@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipebus.errors import AlreadySettled, PipelineError, Rejected
 from pipebus.filters.backoff import NEVER, Errors, checked_classes, ended_by_stop
@@ -68,6 +68,8 @@ class CircuitBreaker(Around):
     on: Errors = Exception
     may_drop = True
     sees_delivery = True
+    provides = ("guarded",)
+    precedes: ClassVar = {"time-limited": "now a dependency that hangs does not open the circuit"}
 
     if TYPE_CHECKING:  # a duration may be given as text
 

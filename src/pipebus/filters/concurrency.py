@@ -80,6 +80,7 @@ class Concurrency(Around):
         if not quantities.is_whole(self.limit, 1):
             raise PipelineError(f"Concurrency.limit={shown(self.limit)}: it is a whole number of messages, at least 1")
         check_key(self.key, "Concurrency.key", "to count all messages together")
+        self.follows = {"verified": "a forged message takes a place of the key that it names"} if self.key else {}
         if not quantities.is_whole(self.queue, 0):
             raise PipelineError(f"Concurrency.queue={shown(self.queue)}: it is a whole number of messages, at least 0")
         self.timeout = quantities.seconds(self.timeout, "Concurrency.timeout", above=0.0)

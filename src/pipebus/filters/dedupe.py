@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipebus.clock import SYSTEM, Clock
 from pipebus.errors import PipelineError
@@ -69,6 +69,13 @@ class Dedupe(Around):
     size: int = 100_000
     durable: bool = False
     may_drop = True
+    follows: ClassVar = {
+        "verified": "while a forged message runs, the genuine one is dropped as its duplicate",
+    }
+    precedes: ClassVar = {
+        "repeated": "now a message is forgotten between two runs, and a copy of it may run meanwhile",
+        "rate-limited": "now duplicates use up the limit",
+    }
 
     if TYPE_CHECKING:  # a duration may be given as text
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.errors import PipelineError, Rejected
+from pipebus.filters.changing import Changing
 from pipebus.foreign.objects import json_type, plain_text, shown
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
-from pipebus.pipeline.shapes import Transform
 
 
 @dataclass(eq=False)
-class Enrich(Transform):
+class Enrich(Changing):
     """
     Merge fields into the body: fixed values, or the results of functions of the message.
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
-import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
-from pipebus.errors import LifecycleError, PipelineError
+from pipebus.errors import LifecycleError, PipelineError, Rejected
 from pipebus.filters.backoff import Errors, checked_classes, ended_by_stop
+from pipebus.filters.counting import Count
 from pipebus.filters.effect import Effect
 from pipebus.foreign.objects import class_name, is_a, plain_text, shown, text_of
 from pipebus.message.headers import frozen_headers
@@ -71,6 +71,12 @@ class Fallback(Around):
     subject: str | None = None
     on: Errors = Exception
     sees_delivery = True
+    precedes: ClassVar = {
+        "repeated": "now the fallback replaces the first error, and nothing is run again",
+        "redelivered": "now the fallback replaces the first error, and nothing is given back",
+        "guarded": "now the fallback hides each failure, so the circuit never opens",
+        "time-limited": "now a rest that takes too long has no fallback",
+    }
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.subject is None):
@@ -80,6 +86,8 @@ class Fallback(Around):
             raise PipelineError(f"Fallback.value={shown(self.value)}: it is a value, or a plain function of message and error")
         why = "because it is a mistake in a chain, or the end of the bus"
         self._on = checked_classes(self.on, "Fallback.on", "caught", NEVER, why)
+        if issubclass(Rejected, self._on):
+            self.follows = {"verified": "a forged message gets the fallback instead of being refused"}
         self.subject = plain_text(self.subject)
         if self.subject is not None:
             check_subject(self.subject)
@@ -88,8 +96,8 @@ class Fallback(Around):
             self.passes = 2
         self.wants_delivery = self.subject is None  # a publish has no value
         self._context: Context | None = None
-        self._published = _Count()
-        self._handled: weakref.WeakValueDictionary[str, _Count] = weakref.WeakValueDictionary()  # as in Dedupe
+        self._published = Count()
+        self._handled: weakref.WeakValueDictionary[str, Count] = weakref.WeakValueDictionary()  # as in Dedupe
 
     def start(self, context: Context) -> None:
         self._context = context
@@ -102,9 +110,9 @@ class Fallback(Around):
     def at(self, place: str) -> Callable[[Message[Any]], Steps]:
         if place == "publish":
             return self.around
-        return functools.partial(self.around, count=self._handled.setdefault(place, _Count()))
+        return functools.partial(self.around, count=self._handled.setdefault(place, Count()))
 
-    def around(self, message: Message[Any], /, *, count: _Count | None = None) -> Steps:
+    def around(self, message: Message[Any], /, *, count: Count | None = None) -> Steps:
         effect = Effect(published=count is None)
         try:
             return (yield message)
@@ -134,17 +142,3 @@ class Fallback(Around):
             self._context.log.warning(
                 "fallback.used", filter=self._context.name, subject=str(message.subject), id=message.id, error=text_of(error)
             )
-
-
-class _Count:
-    """How many errors had another outcome in one chain."""
-
-    __slots__ = ("__weakref__", "_lock", "value")
-
-    def __init__(self) -> None:
-        self.value = 0
-        self._lock = threading.RLock()  # reentrant: a signal handler may publish while it is held
-
-    def add(self) -> None:
-        with self._lock:
-            self.value += 1

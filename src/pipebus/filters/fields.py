@@ -10,20 +10,20 @@ from typing import Any, Literal
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected
+from pipebus.filters.changing import Changing
 from pipebus.filters.field_casts import LosesDigits, cast_to
 from pipebus.filters.field_paths import ABSENT, Path, change, check_header, header_text, parsed, pop, put, written
 from pipebus.message.headers import frozen_headers
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
-from pipebus.pipeline.shapes import Transform
 from pipebus.values.expressions import Expression
 
 Types = Literal["text", "int", "float", "bool", "decimal", "datetime", "date"]
 
 
 @dataclass(eq=False)
-class Fields(Transform):
+class Fields(Changing):
     """
     Rename, cast, set and remove fields, in this order. All renames happen at the same time.
 

@@ -45,6 +45,9 @@ class Log(Around):
             raise PipelineError(f'Log.level={self.level!r}: it is "debug", "info" or "warning"')
         self._hidden = FieldNames(self.redact, "Log.redact")
         self.redact = self._hidden.names
+        self.follows = {"redacted": "now fields are logged before they are hidden"} if self.body or self.headers else {}
+        if self.body:
+            self.follows["size-limited"] = "now messages that are too large are logged in full"
         self._clock: Clock = SYSTEM
         self._attempt: Callable[[], int] = lambda: 1
 

@@ -71,6 +71,7 @@ class RateLimit(Around):
     size: int = 100_000
     may_drop = True
     sees_delivery = True
+    provides = ("rate-limited",)
 
     if TYPE_CHECKING:  # a duration may be given as text
 
@@ -85,6 +86,7 @@ class RateLimit(Around):
                 raise PipelineError(f"RateLimit.{name}={shown(least)}: it is a whole number of messages, at least 1")
         self.per = quantities.seconds(self.per, "RateLimit.per", above=0.0)
         check_key(self.key, "RateLimit.key", "to limit all messages together")
+        self.follows = {"verified": "a forged message uses up the limit of the key that it names"} if self.key else {}
         if self.on_limit not in ("wait", "drop", "reject"):
             raise PipelineError(f'RateLimit.on_limit={shown(self.on_limit)}: it is "wait", "drop" or "reject"')
         self.max_wait = quantities.seconds(self.max_wait, "RateLimit.max_wait")

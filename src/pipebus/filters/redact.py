@@ -13,11 +13,11 @@ from typing import Any, Final
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected
+from pipebus.filters.changing import Changing
 from pipebus.filters.field_names import FieldNames, Tables, lower
 from pipebus.foreign.objects import shown
 from pipebus.message.headers import check_headers, frozen_headers
 from pipebus.message.message import Message
-from pipebus.pipeline.shapes import Transform
 from pipebus.values.compiling import DEEPEST
 
 _VALUES: Final = (
@@ -28,7 +28,7 @@ _VALUES: Final = (
 
 
 @dataclass(eq=False)
-class Redact(Transform):
+class Redact(Changing):
     """
     Mask or remove fields by name: those of the body at any depth, and headers.
 
@@ -54,6 +54,7 @@ class Redact(Transform):
     names: list[str]
     mask: str = "[redacted]"
     remove: bool = False
+    provides = ("redacted",)
     deterministic = True
     idempotent = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pipebus.errors import AlreadySettled, PipelineError
 from pipebus.filters.backoff import NEVER, Errors, checked_classes, checked_waits, ended_by_stop, log_failure
@@ -57,6 +57,12 @@ class Redeliver(Around):
     on: Errors = Exception
     wants_delivery = True
     may_drop = True
+    provides = ("redelivered",)
+    precedes: ClassVar = {
+        "time-limited": "now a delivery that takes too long is not given back, but becomes a dead letter",
+        "repeated": "now a delivery is given back at its first error, and is never run again in place",
+        "guarded": "now failures are given back before they are counted, so the circuit never opens",
+    }
 
     if TYPE_CHECKING:  # a duration may be given as text
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected, SubjectError
+from pipebus.filters.changing import Changing
 from pipebus.foreign.objects import json_type, plain_text, shown
 from pipebus.message.fields import plain_number
 from pipebus.message.message import Message
@@ -17,13 +18,12 @@ from pipebus.message.patterns import Pattern
 from pipebus.message.subject import Address, check_subject
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
-from pipebus.pipeline.shapes import Transform
 
 _NONE = object()
 
 
 @dataclass(eq=False)
-class Reroute(Transform):
+class Reroute(Changing):
     """
     Give a message another subject. It continues in the rest of the chain as compiled for that subject.
 

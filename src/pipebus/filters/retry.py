@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipebus.errors import PipelineError
 from pipebus.filters.backoff import NEVER, Errors, checked_classes, checked_waits, ended_by_stop, log_failure
@@ -60,6 +60,13 @@ class Retry(Around):
     jitter: float = 0.2
     on: Errors = Exception
     repeats = True
+    provides = ("repeated",)
+    follows: ClassVar = {"verified": "now each run is verified again, and between two runs a copy may pass"}
+    precedes: ClassVar = {
+        "time-limited": "now the limit covers all runs and the waits between them; if that is meant, leave it",
+        "rate-limited": "now only the first run counts against the limit, and the others exceed it",
+        "guarded": "now all runs count as one failure, so the circuit opens late",
+    }
 
     if TYPE_CHECKING:  # a duration may be given as text
 

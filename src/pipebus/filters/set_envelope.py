@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipebus.errors import PipelineError, Rejected
+from pipebus.filters.changing import Changing
 from pipebus.filters.field_paths import needed_text
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.fields import check_fields
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
-from pipebus.pipeline.shapes import Transform
 from pipebus.values import quantities
 from pipebus.values.quantities import Duration, Seconds
 
 
 @dataclass(eq=False)
-class SetEnvelope(Transform):
+class SetEnvelope(Changing):
     """
     Set the `key`, `id` or `ttl` of messages: fixed, or from a function of the message.
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipebus.errors import PipelineError
+from pipebus.filters.changing import Changing
 from pipebus.filters.field_paths import needed_text
 from pipebus.foreign.objects import plain_text, shown
 from pipebus.message.headers import check_headers
 from pipebus.message.message import Message
 from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
-from pipebus.pipeline.shapes import Transform
 
 
 @dataclass(eq=False)
-class SetHeaders(Transform):
+class SetHeaders(Changing):
     """
     Set headers: fixed texts, or functions of the message.
 

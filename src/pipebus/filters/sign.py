@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipebus.filters.signing import SIGNATURE, canonical, checked_key, checked_names, signature
 from pipebus.message.codec import prepare
@@ -50,6 +50,8 @@ class Sign(Transform):
     headers: list[str] | None = None
     deterministic = True
     idempotent = True
+    provides = ("signed",)
+    follows: ClassVar = {"verified": "it signs what nobody has verified, so forged messages are accepted"}
 
     if TYPE_CHECKING:  # a key may be plain text or bytes
 

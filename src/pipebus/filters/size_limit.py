@@ -40,6 +40,7 @@ class SizeLimit(Transform):
     may_drop = True
     deterministic = True
     idempotent = True
+    provides = ("size-limited",)
 
     if TYPE_CHECKING:  # a size may be given as text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pipebus.errors import PipelineError
 from pipebus.message.message import Message
@@ -26,6 +26,10 @@ class Tap(Transform):
     """
 
     target: Callable[[Message[Any]], object]
+    follows: ClassVar = {
+        "redacted": "now its function gets fields before they are hidden",
+        "size-limited": "now its function gets messages that are too large",
+    }
 
     def __post_init__(self) -> None:
         if not callable(self.target) or not is_plain(self.target):

@@ -40,6 +40,7 @@ class Timeout(Around):
     seconds: Seconds
     abandon: bool = False
     bounds = True
+    provides = ("time-limited",)
 
     if TYPE_CHECKING:  # a duration may be given as text
 

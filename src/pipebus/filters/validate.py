@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipebus.errors import PipelineError
+from pipebus.filters.changing import Changing
 from pipebus.foreign.objects import plain_text
 from pipebus.message.message import Message
 from pipebus.message.patterns import Pattern
 from pipebus.message.subject import REPLY
-from pipebus.pipeline.shapes import Transform
 from pipebus.values import validation
 from pipebus.values.quantities import Type
 
@@ -20,7 +20,7 @@ CACHE = 4096
 
 
 @dataclass(eq=False)
-class Validate(Transform):
+class Validate(Changing):
     """
     Check bodies against pydantic models (or any type that pydantic understands), by subject pattern.
 
@@ -53,6 +53,8 @@ class Validate(Transform):
     def __post_init__(self) -> None:
         if not isinstance(self.models, Mapping) or not self.models:
             raise PipelineError(f'Validate.models={self.models!r}: it maps patterns to types, as in {{"orders.>": Order}}')
+        if not self.replace:
+            self.follows = self.precedes = {}
         self._refusal = validation.refusal()
         self._checks = []
         for given, model in self.models.items():

@@ -8,7 +8,7 @@ has a state may show it: its `stats(place)` returns numbers and texts by name, a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -155,6 +155,8 @@ class Traits:
         reroutes_to: A pattern that all of its new subjects match, if one is known: `check` says which filters they skip.
         may_drop: It may drop or refuse one message, and not the next.
         requires, provides: Words such as "validated"; a filter that requires one must follow a filter that provides it.
+        follows, precedes: Words that filters in front of it, or behind it, should provide; with each, what goes wrong in the
+            other order. `check` gives a hint (see `pipeline.order`); nothing is refused.
         deterministic: Equal messages have equal outcomes.
         idempotent: Running it twice has the same effect as running it once.
     """
@@ -174,6 +176,8 @@ class Traits:
     may_drop: bool = False
     requires: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
+    follows: tuple[tuple[str, str], ...] = ()
+    precedes: tuple[tuple[str, str], ...] = ()
     deterministic: bool = False
     idempotent: bool = False
 
@@ -184,7 +188,9 @@ class Traits:
         found: dict[str, Any] = {}
         for trait in fields(cls):
             value: Any = getattr(filter, trait.name, trait.default)
-            if isinstance(trait.default, tuple):
+            if trait.name in ("follows", "precedes"):
+                value = _reasons(trait.name, value, bad)
+            elif isinstance(trait.default, tuple):
                 value = (value,) if isinstance(value, str) else tuple(value)
             elif isinstance(trait.default, bool) and not isinstance(value, bool):
                 raise bad(f"has {trait.name} = {shown(value)}", "it is True or False")
@@ -194,6 +200,15 @@ class Traits:
         found["sees_delivery"] = found["sees_delivery"] or found["wants_delivery"]
         found["waits"] = found["waits"] or found["bounds"] or isinstance(filter, SelfLinking)
         return cls(**found)
+
+
+def _reasons(trait: str, value: Any, bad: Callable[[str, str], PipelineError]) -> tuple[tuple[str, str], ...]:
+    reasons: dict[Any, Any] = dict(value) if isinstance(value, (Mapping, tuple)) else {None: None}
+    if not all(isinstance(text, str) for pair in reasons.items() for text in pair):
+        raise bad(
+            f"has {trait} = {shown(value)}", 'it maps words to what goes wrong, as in {"validated": "its price may be text"}'
+        )
+    return tuple(reasons.items())
 
 
 class FunctionTransform(Transform):
