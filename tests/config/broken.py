@@ -4307,3 +4307,471 @@ broken(
     "attempts=8, but subscription billing allows 4; give the subscription attempts=8, or the filter at most 4",
     handlers={"bill": bill},
 )
+
+
+# --- filters that protect --------------------------------------------------------------------------------------------------
+
+
+def protects(mistake: str, use: str, settings: str, says: str, **rest: Any) -> None:
+    """Write down a wrong setting of a filter; `says`: the line, and the error behind the name of the filter."""
+    line, _, text = says.partition(": ")
+    toml = f'version = 1\n[filters.mine]\nuse = "{use}"\n{settings}\n'
+    broken(mistake, toml, f"bus.toml:{line}: filters.mine: {text}", **rest)
+
+
+LONG: str = "hunter2-hunter2-hunter2"
+"""A key that is long enough."""
+
+protects(
+    "a limit without a rate",
+    "rate_limit",
+    'per = "1s"',
+    '2: "rate" is missing',
+)
+
+protects(
+    "a limit of no messages",
+    "rate_limit",
+    "rate = 0",
+    "4: rate = 0: it has to be a whole number of messages, at least 1",
+)
+
+protects(
+    "a rate in words",
+    "rate_limit",
+    'rate = "ten"',
+    '4: rate = "ten": it has to be a whole number',
+)
+
+protects(
+    "half a message in a second",
+    "rate_limit",
+    "rate = 0.5",
+    "4: rate = 0.5: it has to be a whole number",
+)
+
+protects(
+    "a rate for no time",
+    "rate_limit",
+    'rate = 10\nper = "0s"',
+    '5: per = "0s": it has to be greater than 0 seconds, and finite',
+)
+
+protects(
+    "a rate for a fortnight",
+    "rate_limit",
+    'rate = 10\nper = "1 fortnight"',
+    '5: per = "1 fortnight": unknown unit "fortnight"; there are us, ms, s, m, h, d',
+)
+
+protects(
+    "a burst of nothing",
+    "rate_limit",
+    "rate = 10\nburst = 0",
+    "5: burst = 0: it has to be a whole number of messages, at least 1",
+)
+
+protects(
+    "a typo in what a limit does",
+    "rate_limit",
+    'rate = 10\non_limit = "rejct"',
+    '5: on_limit = "rejct": it has to be wait, drop or reject; did you mean "reject"?',
+)
+
+protects(
+    "a limit by an expression without its table",
+    "rate_limit",
+    'rate = 10\nkey = "body.sender"',
+    '5: key = "body.sender": it has to be "module:name", as in "shop.billing:bill"; an expression is '
+    'written { expr = "body.sender" }',
+)
+
+protects(
+    "a limit by an expression that is none",
+    "rate_limit",
+    'rate = 10\nkey = { expr = "body.[sender" }',
+    '5: key = { expr = "body.[sender" }: not an expression: Incomplete expression',
+)
+
+protects(
+    "a wait before its beginning",
+    "rate_limit",
+    "rate = 10\nmax_wait = -1",
+    "5: max_wait = -1: it has to be at least 0 seconds, and finite",
+)
+
+protects(
+    "a limit with room for no key",
+    "rate_limit",
+    "rate = 10\nsize = 0",
+    "5: size = 0: it has to be a whole number of messages, at least 1",
+)
+
+protects(
+    "a limit in the words of another bus",
+    "rate_limit",
+    'rate = 10\ninterval = "1s"',
+    '5: unknown key "interval"; there are rate, per, burst, key, on_limit, max_wait, size',
+)
+
+protects(
+    "room for none at once",
+    "concurrency",
+    "limit = 0",
+    "4: limit = 0: it has to be a whole number of messages, at least 1",
+)
+
+protects(
+    "a limit that is true",
+    "concurrency",
+    "limit = true",
+    "4: limit = true: it has to be a whole number",
+)
+
+protects(
+    "no limit of what runs at once",
+    "concurrency",
+    "queue = 5",
+    '2: "limit" is missing',
+)
+
+protects(
+    "a queue of less than nothing",
+    "concurrency",
+    "limit = 5\nqueue = -1",
+    "5: queue = -1: it has to be a whole number of messages, at least 0",
+)
+
+protects(
+    "no time to wait for a slot",
+    "concurrency",
+    'limit = 5\ntimeout = "0s"',
+    '5: timeout = "0s": it has to be greater than 0 seconds, and finite',
+)
+
+protects(
+    "a wait for a slot that lasts forever",
+    "concurrency",
+    'limit = 5\ntimeout = "forever"',
+    '5: timeout = "forever": it has to be a number of seconds, or text such as "200ms", "5s", "10m"',
+)
+
+protects(
+    "slots by an async function",
+    "concurrency",
+    'limit = 5\nkey = "shop50:key"',
+    '5: key = "shop50:key": it has to be a plain function of the message that returns something hashable; '
+    "leave it out to count all messages together",
+    allow=("shop50",),
+    modules={"shop50": "async def key(message): ..."},
+)
+
+protects(
+    "a circuit that opens before any failure",
+    "circuit_breaker",
+    "failures = 0",
+    "4: failures = 0: it has to be a whole number of errors, at least 1",
+)
+
+protects(
+    "failures in words",
+    "circuit_breaker",
+    'failures = "five"',
+    '4: failures = "five": it has to be a whole number',
+)
+
+protects(
+    "a window of no time",
+    "circuit_breaker",
+    "window = 0",
+    "4: window = 0: it has to be greater than 0 seconds, and finite",
+)
+
+protects(
+    "a typo in the time to cool down",
+    "circuit_breaker",
+    'cooldown = "30s"',
+    '4: unknown key "cooldown"; did you mean "cool_down"?',
+)
+
+protects(
+    "a time to cool down without a unit that there is",
+    "circuit_breaker",
+    'cool_down = "30 sec"',
+    '4: cool_down = "30 sec": unknown unit "sec"; there are us, ms, s, m, h, d',
+)
+
+protects(
+    "a typo in an error that opens a circuit",
+    "circuit_breaker",
+    'on = "ConectionError"',
+    '4: on = "ConectionError": Python has no exception "ConectionError"; did you mean "ConnectionError"?',
+)
+
+protects(
+    "no error that opens a circuit",
+    "circuit_breaker",
+    "on = []",
+    "4: on = []: nothing would be counted; name an exception class, or take the filter out",
+)
+
+protects(
+    "an error that ends the program and opens a circuit",
+    "circuit_breaker",
+    'on = ["OSError", "KeyboardInterrupt"]',
+    '4: on = ["OSError", "KeyboardInterrupt"]: KeyboardInterrupt ends the program or task and is never '
+    "counted; write on=Exception",
+)
+
+protects(
+    "a type that is no error and opens a circuit",
+    "circuit_breaker",
+    'on = "int"',
+    '4: on = "int": Python has no exception "int"; others are written module:name',
+)
+
+protects(
+    "nothing to fall back on",
+    "fallback",
+    'on = "OSError"',
+    "4: value=None: there is nothing to fall back on; give value=…, or subject=…",
+)
+
+protects(
+    "two things to fall back on",
+    "fallback",
+    'value = 1\nsubject = "orders.later"',
+    "4: value = 1: there are both a value and a subject; give value=…, or subject=…",
+)
+
+protects(
+    "two dots in a subject to fall back on",
+    "fallback",
+    'subject = "orders..later"',
+    '4: "orders..later" has an empty token at position 2; tokens are joined by single dots, as in "orders.created"',
+)
+
+protects(
+    "a pattern to fall back on",
+    "fallback",
+    'subject = "orders.*"',
+    '4: "orders.*" has the wildcard "*"; wildcards are for subscriptions, publish to a literal subject',
+)
+
+protects(
+    "no error to fall back after",
+    "fallback",
+    "value = 1\non = []",
+    "5: on = []: nothing would be caught; name an exception class, or take the filter out",
+)
+
+protects(
+    "a number for errors to fall back after",
+    "fallback",
+    "value = 1\non = 5",
+    '5: on = 5: it has to be the name of an exception, as in "ConnectionError" or "shop.errors:Busy", or a list',
+)
+
+protects(
+    "names of no fields to hide",
+    "redact",
+    "names = []",
+    "4: names = []: nothing to do; name the fields, as in ['email', 'card']",
+)
+
+protects(
+    "one name of a field to hide, outside of a list",
+    "redact",
+    'names = "email"',
+    '4: names = "email": it has to be a list',
+)
+
+protects(
+    "a number for the name of a field to hide",
+    "redact",
+    'names = ["email", 5]',
+    "4: names[1] = 5: it has to be text",
+)
+
+protects(
+    "a mask of two lines",
+    "redact",
+    'names = ["email"]\nmask = "a\\nb"',
+    '5: mask = "a\\nb": it may replace the value of a header; header "mask" contains \'\\n\'; CR, LF and NUL cannot be in it',
+)
+
+protects(
+    "a typo in removing fields",
+    "redact",
+    'names = ["email"]\nremoved = true',
+    '5: unknown key "removed"; did you mean "remove"?',
+)
+
+protects(
+    "an answer instead of true",
+    "redact",
+    'names = ["email"]\nremove = "yes"',
+    '5: remove = "yes": it has to be true or false',
+)
+
+protects(
+    "a size of nothing",
+    "size_limit",
+    "bytes = 0",
+    "4: bytes = 0: it has to be a whole number of bytes, at least 1",
+)
+
+protects(
+    "no size",
+    "size_limit",
+    "",
+    '2: "bytes" is missing',
+)
+
+protects(
+    "a size in units that there are not",
+    "size_limit",
+    'bytes = "64KB"',
+    '4: bytes = "64KB": unknown unit "KB"; there are B, kB, MB, GB, KiB, MiB, GiB',
+)
+
+protects(
+    "a size in words",
+    "size_limit",
+    'bytes = "large"',
+    '4: bytes = "large": it has to be a whole number of bytes, or text such as "64KiB", "1MiB"',
+)
+
+protects(
+    "half a byte",
+    "size_limit",
+    "bytes = 0.5",
+    "4: bytes = 0.5: it has to be a whole number of bytes, at least 0",
+)
+
+protects(
+    "a signature without a key",
+    "sign",
+    'headers = ["tenant"]',
+    '2: "key" is missing',
+)
+
+protects(
+    "a number for a key",
+    "sign",
+    "key = 5",
+    "4: key = 5: it has to be text",
+)
+
+protects(
+    "a key that is not set",
+    "sign",
+    'key = "${env:PIPEBUS_K1}"',
+    '4: key = "${env:PIPEBUS_K1}": PIPEBUS_K1 is not set; set it, or write ${env:PIPEBUS_K1:-default}',
+    env={"PIPEBUS_K1": None},
+)
+
+protects(
+    "a key of a few letters",
+    "sign",
+    'key = "${env:PIPEBUS_K2}"',
+    "4: key: it has fewer than 16 bytes; make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`",
+    env={"PIPEBUS_K2": "hunter2"},
+    secret="hunter2",
+)
+
+protects(
+    "an empty key",
+    "sign",
+    'key = ""',
+    "4: key: it has fewer than 16 bytes; make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`",
+)
+
+protects(
+    "one name of a header to sign, outside of a list",
+    "sign",
+    'key = "${env:PIPEBUS_K3}"\nheaders = "tenant"',
+    '5: headers = "tenant": it has to be a list',
+    env={"PIPEBUS_K3": LONG},
+    secret="hunter2",
+)
+
+protects(
+    "a header to sign whose name has a space",
+    "sign",
+    'key = "${env:PIPEBUS_K4}"\nheaders = ["tenant id"]',
+    "5: headers = [\"tenant id\"]: 'tenant id' cannot be a header's name; use printable characters without spaces or colons",
+    env={"PIPEBUS_K4": LONG},
+    secret="hunter2",
+)
+
+protects(
+    "a signature that signs itself",
+    "sign",
+    'key = "${env:PIPEBUS_K5}"\nheaders = ["signature"]',
+    "5: headers = [\"signature\"]: a signature cannot sign itself; take 'signature' out",
+    env={"PIPEBUS_K5": LONG},
+    secret="hunter2",
+)
+
+protects(
+    "no keys to verify with",
+    "verify",
+    "keys = []",
+    "4: keys: it is a list of at least one key, as in [new, old]",
+)
+
+protects(
+    "one key to verify with, outside of a list",
+    "verify",
+    'keys = "${env:PIPEBUS_K6}"',
+    '4: keys = "${env:PIPEBUS_K6}": it has to be a list',
+    env={"PIPEBUS_K6": LONG},
+    secret="hunter2",
+)
+
+protects(
+    "an old key of a few letters",
+    "verify",
+    'keys = ["${env:PIPEBUS_K7}", "${env:PIPEBUS_K8}"]',
+    "4: keys[1]: it has fewer than 16 bytes; make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`",
+    env={"PIPEBUS_K7": "0123456789abcdef0123456789abcdef", "PIPEBUS_K8": "hunter2"},
+    secret="hunter2",
+)
+
+protects(
+    "a key among several that is not set",
+    "verify",
+    'keys = ["${env:PIPEBUS_K9}", "${env:PIPEBUS_K10}"]',
+    '4: keys[1] = "${env:PIPEBUS_K10}": PIPEBUS_K10 is not set; set it, or write ${env:PIPEBUS_K10:-default}',
+    env={"PIPEBUS_K9": LONG, "PIPEBUS_K10": None},
+    secret="hunter2",
+)
+
+protects(
+    "a window in which nothing is genuine",
+    "verify",
+    'keys = ["0123456789abcdef0123456789abcdef"]\nwindow = "0s"',
+    '5: window = "0s": it has to be greater than 0 seconds, and finite',
+)
+
+protects(
+    "a window that ends soon",
+    "verify",
+    'keys = ["0123456789abcdef0123456789abcdef"]\nwindow = "soon"',
+    '5: window = "soon": it has to be a number of seconds, or text such as "200ms", "5s", "10m"',
+)
+
+protects(
+    "a memory of no messages",
+    "verify",
+    'keys = ["0123456789abcdef0123456789abcdef"]\nsize = 0',
+    "5: size = 0: it has to be a whole number of messages, at least 1",
+)
+
+protects(
+    "a memory that is durable in words",
+    "verify",
+    'keys = ["0123456789abcdef0123456789abcdef"]\ndurable = "true"',
+    '5: durable = "true": it has to be true or false',
+)

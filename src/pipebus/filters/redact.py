@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipebus.errors import PipelineError, Rejected
+from pipebus.errors import HeaderError, PipelineError, Rejected
 from pipebus.filters.changing import Changing
 from pipebus.filters.field_names import FieldNames, Tables, lower
 from pipebus.foreign.objects import shown
@@ -65,7 +65,10 @@ class Redact(Changing):
             raise PipelineError("Redact.names=[]: nothing to do; name the fields, as in ['email', 'card']")
         if not isinstance(self.mask, str):
             raise PipelineError(f"Redact.mask={shown(self.mask)}: it is a text")
-        check_headers({"mask": self.mask})  # it may replace the value of a header
+        try:
+            check_headers({"mask": self.mask})
+        except HeaderError as error:
+            raise HeaderError(f"Redact.mask={shown(self.mask)}: it may replace the value of a header; {error}") from None
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
         body = self._redacted(message.body, ("body",))
