@@ -41,7 +41,26 @@ from pipebus import (
     when,
 )
 from pipebus.bus.bus import engine_of
-from pipebus.filters import Dedupe, Drop, Enrich, Expire, Fields, Log, Reroute, Retry, SetHeaders, Tap, Timeout, Validate
+from pipebus.filters import (
+    CircuitBreaker,
+    Concurrency,
+    Dedupe,
+    Drop,
+    Enrich,
+    Expire,
+    Fallback,
+    Fields,
+    Log,
+    RateLimit,
+    Redact,
+    Reroute,
+    Retry,
+    SetHeaders,
+    SizeLimit,
+    Tap,
+    Timeout,
+    Validate,
+)
 from pipebus.pipeline.routes import steps
 from pipebus.telemetry import instrument
 from pipebus.testing import Harness
@@ -255,10 +274,17 @@ def with_(options: st.SearchStrategy[dict[str, Any]], **required: st.SearchStrat
 
 
 BUILT_IN: Final[dict[type, st.SearchStrategy[dict[str, Any]]]] = {
+    CircuitBreaker: options_of(
+        failures=st.integers(1, 9), window=durations, cool_down=durations, on=errors,
+    ),
+    Concurrency: with_(
+        options_of(key=rules | expressions, queue=st.integers(0, 9), timeout=durations), limit=st.integers(1, 9)
+    ),
     Drop: options_of(when=rules, reason=texts.filter(bool)),
     Dedupe: options_of(key=rules | expressions, window=durations, size=st.integers(1, 2**63 - 1)),
     Enrich: with_(options_of(overwrite=st.booleans()), add=tables | st.just(shop.extra) | expressions),
     Expire: with_(options_of(), ttl=durations),
+    Fallback: with_(options_of(on=errors), subject=st.sampled_from(["later", "orders.later"])),
     Fields: with_(
         options_of(
             rename=st.dictionaries(fields, fields, max_size=2),
@@ -273,6 +299,14 @@ BUILT_IN: Final[dict[type, st.SearchStrategy[dict[str, Any]]]] = {
         level=st.sampled_from(["debug", "info", "warning"]), body=st.booleans(), headers=st.booleans(),
         redact=st.lists(fields, max_size=2),
     ),
+    RateLimit: with_(
+        options_of(
+            per=durations, burst=st.integers(1, 9), key=rules | expressions, max_wait=durations, size=st.integers(1, 9),
+            on_limit=st.sampled_from(["wait", "drop", "reject"]),
+        ),
+        rate=st.integers(1, 9),
+    ),
+    Redact: with_(options_of(mask=lines, remove=st.booleans()), names=st.lists(fields, min_size=1, max_size=2)),
     Reroute: with_(
         options_of(), to=st.sampled_from(["shop.{subject}", "a.{key}.{body.a}", "x.{headers.tenant}.$"]) | st.just(shop.as_text)
     ),
@@ -283,6 +317,7 @@ BUILT_IN: Final[dict[type, st.SearchStrategy[dict[str, Any]]]] = {
         options_of(overwrite=st.booleans()),
         headers=st.dictionaries(header_names, lines | st.just(shop.text_of) | expressions, min_size=1, max_size=3),
     ),
+    SizeLimit: with_(options_of(), bytes=st.integers(1, 2**63 - 1) | st.just("64KiB")),
     Tap: with_(options_of(), target=st.sampled_from([shop.look, shop.refuse]) | expressions),
     Timeout: with_(options_of(), seconds=durations, abandon=st.just(True)),
     Validate: with_(

@@ -39,7 +39,22 @@ from pipebus import (
     transform,
     when,
 )
-from pipebus.filters import Concurrency, Dedupe, Expire, Log, RateLimit, Redeliver, Retry, SetEnvelope, Timeout
+from pipebus.filters import (
+    CircuitBreaker,
+    Concurrency,
+    Dedupe,
+    Expire,
+    Fallback,
+    Log,
+    RateLimit,
+    Redeliver,
+    Retry,
+    SetEnvelope,
+    Sign,
+    SizeLimit,
+    Timeout,
+    Verify,
+)
 
 
 @dataclass
@@ -525,6 +540,12 @@ def filters_take_durations_as_text() -> None:
     assert_type(Concurrency(2, timeout="1m").timeout, float)
     assert_type(Timeout("2s", abandon=True).seconds, float)
     assert_type(Dedupe(lambda message: message.body, window="1m").window, float)
+    assert_type(CircuitBreaker(window="1m", cool_down="10s", on=(OSError, TimeoutError)).cool_down, float)
+    assert_type(SizeLimit("64KiB").bytes, int)
+    assert_type(Verify(["a new secret of ours", b"an old secret of ours"], window="5m").window, float)
+    Sign("a new secret of ours", headers=["tenant"])
+    Fallback(value={"price": 0}, on=ConnectionError)
+    Fallback(subject="orders.later")
     SetEnvelope(key="k", ttl="5s")
     SetEnvelope(id=lambda message: message.body, ttl=lambda message: "5s")
     Expire()  # type: ignore[call-arg]
@@ -534,6 +555,11 @@ def filters_take_durations_as_text() -> None:
     RateLimit(10, on_limit="block")  # type: ignore[arg-type]
     Concurrency("2")  # type: ignore[arg-type]
     Dedupe(window=None)  # type: ignore[arg-type]
+    RateLimit()  # type: ignore[call-arg]
+    CircuitBreaker(5, cooldown="10s")  # type: ignore[call-arg]
+    SizeLimit(None)  # type: ignore[arg-type]
+    Sign(5)  # type: ignore[arg-type]
+    Verify(5)  # type: ignore[arg-type]
 
 
 def a_misspelt_side_is_flagged(bus: Bus) -> None:
