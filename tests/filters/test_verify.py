@@ -19,6 +19,7 @@ from pipebus import Bus, ConfigError, Delivery, Dropped, Handled, Message, Pipel
 from pipebus.errors import UnsupportedCapability
 from pipebus.filters import Redeliver, Retry, Sign, Tap, Verify
 from pipebus.filters.replays import Replays
+from pipebus.pipeline import state
 from pipebus.pipeline.shapes import Context
 from pipebus.testing import FakeClock, FilterBench, Harness, check_filter
 from pipebus.testing.laws.laws import LAWS
@@ -521,6 +522,16 @@ def test_what_the_store_itself_repeats_makes_no_dead_letter(harness: Harness) ->
     harness.drain()
     stats = bus.stats()["subscriptions"]["s"]
     assert (stats["dropped"], stats["dead"]) == ({"not verified": 1}, 0)
+
+
+def test_it_knows_the_delivery_without_help(harness: Harness) -> None:
+    """It sees that a delivery comes again, also if neither the handler nor another filter asks for deliveries."""
+    seen: list[Any] = []
+    look = Tap(lambda message: seen.append(state.delivery.get()))
+    harness.bus.subscribe("a", lambda message: None, filters=[Verify([KEY]), look])
+    harness.start().send(signed(time=harness.clock.now()))
+    harness.drain()
+    assert [type(one) for one in seen] == [Delivery]
 
 
 # --- dead letters -------------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ class Replays:
         # neither: claiming one is a single step (`setdefault`), and it is known before it stops running.
         self._lock = threading.RLock()
 
-    def __len__(self) -> int:
-        return len(self._known)
+    def stats(self) -> dict[str, int]:
+        return {"remembered": len(self._known), "refused": self.refused}
 
     def __contains__(self, id: str) -> bool:
         return id in self._known

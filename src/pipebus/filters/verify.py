@@ -64,6 +64,7 @@ class Verify(Around):
     size: int = 100_000
     durable: bool = False
     may_drop = True
+    sees_delivery = True
     provides = ("verified",)
 
     if TYPE_CHECKING:  # keys may be plain texts or bytes, and a duration a text
@@ -84,7 +85,7 @@ class Verify(Around):
         self.wants_memory = self.durable
         self._clock: Clock = SYSTEM
         self._context: Any = None
-        self._store: Memory | None = None  # remembers the ids, if `durable`
+        self._store: Memory | None = None
         self._published = Replays()
         # Weak, because subscriptions come and go. The chain of a subscription holds its memory.
         self._handled: weakref.WeakValueDictionary[str, Replays] = weakref.WeakValueDictionary()
@@ -96,8 +97,7 @@ class Verify(Around):
             self._store = memory_of(context, "Verify")
 
     def stats(self, place: str) -> dict[str, int]:
-        memory = self._published if place == "publish" else self._handled.get(place, Replays())
-        return {"remembered": len(memory), "refused": memory.refused}
+        return (self._published if place == "publish" else self._handled.get(place, Replays())).stats()
 
     def at(self, place: str) -> Callable[[Message[Any]], Steps]:
         if place == "publish":
