@@ -55,6 +55,11 @@ assert [message.body for message in found] == [2]
     assert {"pydantic", "pydantic_core"} & loaded_by(program) == set()
 
 
+def test_the_filters_need_no_pydantic() -> None:
+    """Not even those whose settings are secrets, until one of them is made."""
+    assert "pydantic" not in loaded_by("from pipebus.filters import *")
+
+
 def test_a_typed_handler_brings_pydantic() -> None:
     """pydantic is imported when it is needed, so the other tests of this file would notice it."""
     program = """

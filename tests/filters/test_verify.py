@@ -17,7 +17,7 @@ from flow_helpers import WAIT, InThread, Way, every_way, hasty_threads, wait_unt
 from missing import needs
 from pipebus import Bus, ConfigError, Delivery, Dropped, Handled, Message, Pipeline, PipelineError, Receipt, Rejected, when
 from pipebus.errors import UnsupportedCapability
-from pipebus.filters import Redeliver, Retry, Sign, Tap, Verify
+from pipebus.filters import RateLimit, Redeliver, Retry, Sign, Tap, Verify
 from pipebus.filters.replays import Replays
 from pipebus.pipeline import state
 from pipebus.pipeline.shapes import Context
@@ -221,6 +221,21 @@ def test_a_delivery_that_is_tried_again_is_no_replay(harness: Harness) -> None:
     assert seen == [1, 2, 3]
     stats = bus.stats()["subscriptions"]["s"]
     assert (stats["acknowledged"], stats["dead"]) == (1, 1)
+
+
+def test_a_delivery_that_a_limit_puts_off_is_no_replay(harness: Harness) -> None:
+    """A limit behind it gives deliveries back, with a copy among them: each message is handled once."""
+    bus = harness.bus
+    bus.subscribe("a", lambda message: None, name="s", filters=[Verify([KEY], "1h"), RateLimit(1, "10s")])
+    harness.start()
+    messages = [signed(number, time=harness.clock.now()) for number in range(3)]
+    for message in [*messages, messages[0]]:
+        bus.send(message)
+    harness.drain()
+    assert harness.elapsed >= 20.0
+    assert [message.body for message in harness.delivered_to("s")] == [0, 1, 2]
+    stats = bus.stats()["subscriptions"]["s"]
+    assert (stats["acknowledged"], stats["dead"]) == (3, 1)
 
 
 def test_a_copy_that_comes_while_the_first_one_runs_is_refused(harness: Harness) -> None:
