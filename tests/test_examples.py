@@ -33,7 +33,9 @@ PAGE = ROOT / "examples" / "12_page.py"
 ALONE = (DURABLE, PROCESSES, OUTBOX, TELEMETRY, PAGE)
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path not in ALONE)
 FILES = sorted((ROOT / "examples").glob("*/pipebus.toml"))
-ENV = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
+KEYS = {"RELAY_KEY": "a key that is long enough", "RELAY_OLD_KEY": "another one, also long enough"}
+"""What examples/relay reads from the environment."""
+ENV = os.environ | KEYS | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"}
 
 SAYS = {
     "01_first_bus.py": """
