@@ -64,7 +64,7 @@ def test_blocks_that_a_reroute_skips_are_named(check: Callable[[str], list[str]]
     lines = check("""
         [[pipelines]]
         match = "github.>"
-        filters = [{ use = "reroute", to = "events.{body.kind}" }, "log"]
+        filters = [{ use = "reroute", to = "events.{body.kind}" }, "dedupe"]
         [[pipelines]]
         match = "github.>"
         filters = [{ use = "redact", names = ["email"] }]

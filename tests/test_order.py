@@ -96,12 +96,14 @@ ORDERED: list[tuple[str, str, str]] = [
     ("Redeliver", "Timeout", "becomes a dead letter"),
     ("Redeliver", "CircuitBreaker", "the circuit never opens"),
     ("CircuitBreaker", "Timeout", "a dependency that hangs does not open the circuit"),
+    ("Concurrency", "CircuitBreaker", "still calls a dependency that is down"),
     ("Dedupe", "Retry", "is forgotten between two runs"),
     ("Dedupe", "RateLimit", "duplicates use up the limit"),
     ("Fallback", "Retry", "nothing is run again"),
     ("Fallback", "Redeliver", "nothing is given back"),
     ("Fallback", "CircuitBreaker", "hides each failure"),
     ("Fallback", "Timeout", "has no fallback"),
+    ("Redact", "Log", "as soon as it shows bodies or headers"),
     ("Redact", "Log bodies", "logged before they are hidden"),
     ("Redact", "Log headers", "logged before they are hidden"),
     ("Redact", "Tap", "gets fields before they are hidden"),
@@ -200,11 +202,21 @@ def test_what_neither_changes_nor_trusts_a_message_may_come_before_verify(name: 
     assert said(bus) == []
 
 
-def test_a_log_that_shows_no_fields_may_be_first() -> None:
-    """It logs the subject and the outcome, and so what Redact and SizeLimit refuse."""
+def test_a_log_that_shows_no_bodies_may_come_before_a_limit_of_size() -> None:
+    """It logs the subject and the outcome, and so what SizeLimit refuses."""
     bus = Bus()
-    bus.use(Log(), Redact(["a"]), SizeLimit(1024))
+    bus.use(Log(headers=True), SizeLimit(1024))
     assert said(bus) == []
+
+
+def test_dead_letters_of_the_pipeline_of_a_redact_are_named() -> None:
+    """They hold messages as they came into it. In front of the pipeline it comes first; elsewhere there is no such letter."""
+    bus = Bus()
+    bus.use(Redact(["a"]), Pipeline(when("a", Redact(["b"])), Pipeline(Redact(["c"])), on_error="dead_letter"))
+    bus.use(Pipeline(Redact(["d"]), on_error="dead_letter"), at="delivery")
+    (hint,) = said(bus)
+    assert "Redact is in a pipeline whose dead letters hold messages as they came into it" in hint
+    assert "put it in front of that pipeline" in hint
 
 
 def test_a_limit_of_all_runs_around_one_of_each_is_meant() -> None:

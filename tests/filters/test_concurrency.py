@@ -388,6 +388,30 @@ def test_with_retry_the_slot_is_given_up_between_runs_or_kept(harness: Harness) 
     ]  # fmt: skip
 
 
+def test_a_further_run_of_a_retry_that_finds_no_slot_counts(harness: Harness) -> None:
+    """Else the next delivery would begin with the first run again, and a message that always fails would run without end."""
+    attempts: list[int] = []
+
+    def handle(message: Message, delivery: Delivery) -> None:
+        if message.body == "long":
+            harness.clock.sleep(10.0)
+            return
+        attempts.append(delivery.attempt)
+        raise Boom
+
+    harness.allow(Boom)
+    filters = [Retry(wait=1.0, jitter=0.0), Concurrency(1, queue=0)]
+    harness.bus.subscribe("a", handle, workers=2, attempts=3, filters=filters)
+    bus = harness.start()
+    bus.publish("a", "bad")
+    harness.advance(0.5)
+    bus.publish("a", "long")
+    harness.drain()
+
+    assert attempts == [1, 2, 2, 2]
+    assert [letter.attempts for letter in bus.dead_letters.list()] == [2]
+
+
 # --- in a publish chain --------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pipebus.bus.engine import Engine
 from pipebus.bus.explain import place_text
-from pipebus.bus.order import named, swaps
+from pipebus.bus.order import named, swaps, unhidden
 from pipebus.delivery.subscription import Subscription
 from pipebus.message.patterns import Pattern
 from pipebus.pipeline.compose import Node
@@ -30,7 +30,7 @@ class Hint(NamedTuple):
 
 def hints(engine: Engine) -> list[Hint]:
     """What is allowed, but perhaps not meant, in the order of the lines."""
-    orders = (Hint(*found) for found in swaps(engine))
+    orders = (Hint(*found) for found in (*swaps(engine), *unhidden(engine)))
     skipped = (hint for chain in _chains(engine) for hint in _skipped(chain))
     return sorted({*_loops(engine), *_stars(engine), *orders, *skipped})
 

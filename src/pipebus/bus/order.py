@@ -10,7 +10,9 @@ from pipebus.bus.explain import place_text
 from pipebus.pipeline.compose import Node
 from pipebus.pipeline.occurrences import Occurrence, occurrences
 from pipebus.pipeline.order import Misplaced, misplaced
+from pipebus.pipeline.pipeline import Pipeline
 from pipebus.pipeline.places import Place
+from pipebus.pipeline.routes import steps, walk
 from pipebus.pipeline.step import Step
 
 MOST: Final = 5
@@ -27,6 +29,16 @@ def swaps(engine: Engine) -> Iterator[tuple[Place, str]]:
         comes = "before" if too_early else "after"
         remedy = _remedy(step, too_early, list(others.values()))
         yield step.place, f"{step.name} comes {comes} {named(others)}; {remedy}: {why}"
+
+
+def unhidden(engine: Engine) -> Iterator[tuple[Place, str]]:
+    """Filters that hide fields, in pipelines of the publish chain whose dead letters are the messages that came into them."""
+    for node in walk(engine.router.nodes):
+        if isinstance(node, Pipeline) and node.on_error == "dead_letter":
+            for step in steps(node.nodes):
+                if "redacted" in step.traits.provides:
+                    what = "is in a pipeline whose dead letters hold messages as they came into it"
+                    yield step.place, f"{step.name} {what}; put it in front of that pipeline"
 
 
 def _remedy(step: Step, too_early: bool, pairs: list[Misplaced]) -> str:

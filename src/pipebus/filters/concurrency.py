@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pipebus.errors import AlreadySettled, PipelineError, Rejected
 from pipebus.filters.keys import check_key, key_of
@@ -45,8 +45,8 @@ class Concurrency(Around):
         ContractError: the key function failed, or its result is not hashable. A `Rejected` that it raises passes.
 
     Around a handler, a delivery for which the queue is full, or that has waited too long, goes back to its mailbox. The attempt
-    does not count, and it comes again after 0.5 to 1 second. The filters around this one get `Dropped("returned")`, which does
-    not count as a drop.
+    does not count, unless its handler has run in it, and it comes again after 0.5 to 1 second. The filters around this one get
+    `Dropped("returned")`, which does not count as a drop.
 
     Slots belong to the object: if it is used in several chains, they share its limit. They also belong to this process; other
     processes have a limit of their own. A handler that has a slot and publishes through the same object may wait for itself,
@@ -69,6 +69,7 @@ class Concurrency(Around):
     timeout: Seconds = 30.0
     may_drop = True
     sees_delivery = True
+    precedes: ClassVar = {"guarded": "now a message that has waited for its turn still calls a dependency that is down"}
 
     if TYPE_CHECKING:  # a duration may be given as text
 
@@ -107,6 +108,8 @@ class Concurrency(Around):
             has_slot = self._slots.enter(key, visit)
             why = "queue full" if has_slot is None else f"no slot in {self.timeout:g} s"
             if has_slot or (has_slot is not None and (yield Pause(self.timeout, until=visit))):
+                if delivery is not None:
+                    delivery.passed = (*delivery.passed, self)
                 return (yield message)
         finally:
             self._slots.leave(visit)
@@ -114,5 +117,6 @@ class Concurrency(Around):
             raise Rejected(f"concurrency limit: {why}")
         if delivery is not None:
             with suppress(AlreadySettled):  # then its handler or a filter around this one has decided
-                delivery.retry(AGAIN * (1 - self._random.random() / 2), count=False)
+                # A further run that was not counted would begin with the first run again, without end.
+                delivery.retry(AGAIN * (1 - self._random.random() / 2), count=self in delivery.passed)
         return Dropped("returned")

@@ -45,7 +45,8 @@ class Log(Around):
             raise PipelineError(f'Log.level={self.level!r}: it is "debug", "info" or "warning"')
         self._hidden = FieldNames(self.redact, "Log.redact")
         self.redact = self._hidden.names
-        self.follows = {"redacted": "now fields are logged before they are hidden"} if self.body or self.headers else {}
+        shown = "fields are" if self.body or self.headers else "as soon as it shows bodies or headers, fields are"
+        self.follows = {"redacted": f"now {shown} logged before they are hidden"}
         if self.body:
             self.follows["size-limited"] = "now messages that are too large are logged in full"
         self._clock: Clock = SYSTEM
