@@ -63,7 +63,7 @@ def _files() -> ModuleType:
 
 Bus._files = _files
 
-__version__ = "0.12.0"
+__version__ = "0.13.0"
 
 __all__ = [
     "Actor",
