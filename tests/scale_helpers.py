@@ -19,6 +19,15 @@ THOROUGH: Final = "PIPEBUS_THOROUGH"
 """The environment variable that tells other processes that `-m thorough` was asked for."""
 
 
+ALL: Final = "PIPEBUS_ALL"
+"""The environment variable that asks the thorough run for all schedules of the models, and not for a fifth of them."""
+
+
+def share(many: int) -> int:
+    """How many of so many schedules the thorough run tries."""
+    return many if os.environ.get(ALL) else many // 5
+
+
 def scaled(few: int, many: int, name: str = "count") -> pytest.MarkDecorator:
     """A parameter of this name with the value `few` in each run, and `many` with `-m thorough`."""
     return pytest.mark.parametrize(

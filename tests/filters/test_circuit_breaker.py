@@ -26,7 +26,7 @@ from pipebus.pipeline import state
 from pipebus.pipeline.shapes import Context, Pause
 from pipebus.testing import FakeClock, FilterBench, Harness, simulate
 from pipebus.testing.logs import captured_logs
-from scale_helpers import scaled, seeded
+from scale_helpers import scaled, seeded, share
 from tables import table
 
 REFUSED = "the circuit is open"
@@ -222,7 +222,7 @@ class Schedule:
         assert stats["dropped"].get("unwanted", 0) == ends.count("is dropped")
 
 
-@seeded(25, 10_000)
+@seeded(25, share(10_000))
 def test_it_does_what_the_oracle_says(seeds: range) -> None:
     """Messages come, fail, work, take long, are refused and dropped, on one to four workers, and time passes."""
     for seed in seeds:
@@ -230,7 +230,7 @@ def test_it_does_what_the_oracle_says(seeds: range) -> None:
             play(harness, seed, "memory://")
 
 
-@scaled(1, 50)
+@scaled(1, share(50))
 def test_on_a_store_it_does_so_too(count: int) -> None:
     """The store keeps the messages and counts the attempts: none for what is given back."""
     for seed in range(count):
@@ -250,7 +250,7 @@ def play(harness: Harness, seed: int, url: str) -> None:
         raise
 
 
-@scaled(15, 500, "seeds")
+@scaled(15, share(500), "seeds")
 def test_in_every_order_of_its_lines_nothing_is_lost(seeds: int) -> None:
     """
     Threads change places between any two lines of the breaker: three workers, two publishers, the timer and an observer that
@@ -289,7 +289,7 @@ def test_in_every_order_of_its_lines_nothing_is_lost(seeds: int) -> None:
     simulate(scenario, seeds, watching=[circuit, circuit_breaker])
 
 
-@scaled(15, 500, "seeds")
+@scaled(15, share(500), "seeds")
 def test_in_every_order_publishers_and_the_timer_agree(seeds: int) -> None:
     """Three publishers come just as a trial is due. Each change is announced once, in order, and the last one is the state."""
 

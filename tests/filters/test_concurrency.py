@@ -23,7 +23,7 @@ from pipebus.testing import FilterBench, Harness, after, check_filter, run_filte
 from pipebus.testing.simulation import watch
 from pipebus.testing.simulation.explore import race, seeds
 from pipebus.testing.simulation.scheduler import Simulation
-from scale_helpers import scaled
+from scale_helpers import scaled, share
 from tables import table
 from values_helpers import named
 
@@ -126,7 +126,7 @@ def in_virtual_time(harness: Harness, filter: Concurrency, jobs: list[Job], colo
     return found
 
 
-@scaled(30, 5_000)
+@scaled(30, share(5_000))
 def test_each_begins_as_soon_as_there_is_a_slot(count: int, colour: str) -> None:
     """First come, first served for each key; who finds the queue full, or waits too long, is refused."""
     for seed in range(count):
@@ -553,7 +553,7 @@ def contended(sim: Simulation) -> None:
         sim.check(filter.stats("publish") == FREE, f"a slot is lost: {filter.stats('publish')}")
 
 
-@scaled(20, 2_000)
+@scaled(20, share(2_000))
 def test_in_every_order_of_steps_a_slot_is_handed_on(count: int) -> None:
     """Threads change places before any bytecode, and waits end although a slot is just being handed over."""
     with watch.all_code(watch.by_line()):

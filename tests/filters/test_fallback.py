@@ -30,7 +30,7 @@ from pipebus.errors import ContractError, NoSubscriber, SubjectError
 from pipebus.filters import CircuitBreaker, Dedupe, Fallback, Redeliver, Retry, Tap
 from pipebus.testing import FilterBench, Harness, run_filter
 from pipebus.testing.logs import captured_logs
-from scale_helpers import seeded
+from scale_helpers import seeded, share
 from tables import table
 
 
@@ -75,7 +75,7 @@ ON: dict[str, tuple[Any, set[str]]] = {
 }
 
 
-@seeded(30, 10_000)
+@seeded(30, share(10_000))
 def test_it_does_what_the_oracle_says(seeds: range) -> None:
     """Handlers end in all ways, and the message is handled, goes elsewhere, is dropped or dies, exactly as the settings say."""
     for seed in seeds:

@@ -19,7 +19,7 @@ from pipebus.events import Returned
 from pipebus.filters import RateLimit, Retry, Tap, Timeout
 from pipebus.filters.gcra import Gcra
 from pipebus.testing import FakeClock, FilterBench, Harness, check_filter, run_filter
-from scale_helpers import scaled
+from scale_helpers import scaled, share
 from tables import table
 from values_helpers import named
 
@@ -161,7 +161,7 @@ def in_virtual_time(
     return passed
 
 
-@scaled(25, 2_500)
+@scaled(25, share(2_500))
 def test_in_a_bus_each_passes_as_soon_as_the_limit_allows(count: int, at: str, colour: str) -> None:
     """The same, with a real bus in virtual time: given back to its mailbox, or waiting in the publish chain."""
     for seed in range(count):

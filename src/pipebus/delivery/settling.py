@@ -300,7 +300,7 @@ def _answers(
         return
     message, plan = message_of(item), sub.plan
     if forward is not None:
-        if forward.__class__ is not Message:
+        if type(forward) is not Message:
             raise ContractError(f"gave Handled(forward={shown(forward)}); what it forwards is a Message")
         yield forward.subject, message, forward
     wrong = misreturned(plan.bound.name if plan.bound is not None else sub.name, value, has_taker(plan, message))

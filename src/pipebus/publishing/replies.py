@@ -162,7 +162,7 @@ class Replies:
 
     def answer(self, to: Any, request: Message[Any], value: Any) -> None:
         """Publish what a handler returned, or a message that a filter forwards."""
-        if value.__class__ is Message:
+        if type(value) is Message:
             self.bus.publish(to, value.body, **self._forwarded(value, request))
         elif to.__class__ is Answer:
             if not self.answer_at_once(to, request, value):
@@ -172,7 +172,7 @@ class Replies:
 
     async def aanswer(self, to: Any, request: Message[Any], value: Any) -> None:
         """`answer` on an event loop."""
-        if value.__class__ is Message:
+        if type(value) is Message:
             await self.bus.apublish(to, value.body, **self._forwarded(value, request))
         elif to.__class__ is Answer:
             if not self.answer_at_once(to, request, value):
