@@ -56,6 +56,7 @@ MADE: dict[str, tuple[Callable[[], Any], str]] = {
     "Enrich": (lambda: Enrich({"a": 1}), "add = { a = 1 }"),
     "Expire": (lambda: Expire(5), "ttl = 5"),
     "Fallback": (lambda: Fallback(value=1), "value = 1"),
+    "Fallback to a subject": (lambda: Fallback(subject="later"), 'subject = "later"'),
     "Fallback from lost connections": (lambda: Fallback(value=1, on=ConnectionError), 'value = 1, on = "ConnectionError"'),
     "Fields": (lambda: Fields(remove=["body.a"]), 'remove = ["body.a"]'),
     "Log": (Log, ""),
@@ -94,15 +95,16 @@ ORDERED: list[tuple[str, str, str]] = [
     ("Retry", "CircuitBreaker", "all runs count as one failure"),
     ("Redeliver", "Retry", "given back at its first error"),
     ("Redeliver", "Timeout", "becomes a dead letter"),
-    ("Redeliver", "CircuitBreaker", "the circuit never opens"),
+    ("Redeliver", "CircuitBreaker", "they never open the circuit"),
     ("CircuitBreaker", "Timeout", "a dependency that hangs does not open the circuit"),
     ("Concurrency", "CircuitBreaker", "still calls a dependency that is down"),
     ("Dedupe", "Retry", "is forgotten between two runs"),
     ("Dedupe", "RateLimit", "duplicates use up the limit"),
     ("Fallback", "Retry", "nothing is run again"),
     ("Fallback", "Redeliver", "nothing is given back"),
-    ("Fallback", "CircuitBreaker", "hides each failure"),
+    ("Fallback", "CircuitBreaker", "they never open the circuit"),
     ("Fallback", "Timeout", "has no fallback"),
+    ("Fallback to a subject", "Sign", "on the other subject no longer fits its signature"),
     ("Redact", "Log", "as soon as it shows bodies or headers"),
     ("Redact", "Log bodies", "logged before they are hidden"),
     ("Redact", "Log headers", "logged before they are hidden"),
@@ -288,7 +290,7 @@ def test_filters_of_the_bus_come_before_those_of_a_subscription() -> None:
     bus.subscribe("other", handle, name="three", filters=[Redact(["b"])])
     (hint,) = said(bus)
     assert hint.startswith("Log comes before Redact (")
-    assert "; move Redact in front of Log: now fields are logged before they are hidden" in hint
+    assert "; move Redact in front of Log: now fields that it does not hide are logged before they are hidden" in hint
 
 
 def test_a_reader_has_only_the_transforms_of_the_bus() -> None:

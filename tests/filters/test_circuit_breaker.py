@@ -823,6 +823,7 @@ def test_each_change_is_an_event_and_a_line(harness: Harness, sink: Sink, logs: 
     lines = [line for line in logs if line["event"] == "circuit.changed"]
     assert [(line["place"], line["old"], line["new"]) for line in lines] == [("publish", *step) for step in steps]
     assert [line["log_level"] for line in lines] == ["warning", "info", "warning"]
+    assert [line.get("error") for line in lines] == ["Boom", None, "Boom"]
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------
@@ -830,7 +831,7 @@ def test_each_change_is_an_event_and_a_line(harness: Harness, sink: Sink, logs: 
 
 def test_durations_may_be_texts() -> None:
     breaker = CircuitBreaker(window="1m", cool_down="500ms")  # type: ignore[arg-type]
-    assert (breaker.failures, breaker.window, breaker.cool_down, breaker.on) == (5, 60.0, 0.5, Exception)
+    assert (breaker.failures, breaker.window, breaker.cool_down, breaker.on) == (3, 60.0, 0.5, Exception)
 
 
 @table(

@@ -448,6 +448,7 @@ async def anything(message: Message, error: Exception) -> None: ...
     [
         ({}, r"Fallback\.value=None: there is nothing to fall back on; give value=…, or subject=…"),
         ({"value": 0, "subject": "a"}, r"Fallback\.value=0: there are both a value and a subject"),
+        ({"subject": "later.{body.id}"}, r"Fallback\.subject='later.{body.id}': it is one subject, without braces; name it"),
         ({"value": anything}, r"Fallback\.value=.*: it is a value, or a plain function of message and error"),
         ({"subject": "a", "on": ()}, r"Fallback\.on=\(\): nothing would be caught"),
         ({"subject": "a", "on": int}, r"Fallback\.on=.*int.* is not an exception class"),

@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    log_to_stderr(logging.INFO if args.log else logging.WARNING if not args.input else logging.ERROR)
+    log_to_stderr(logging.DEBUG if args.log else logging.WARNING if not args.input else logging.ERROR)
     for option in ("subject", "format", "outcomes", "delimiter"):
         if getattr(args, option) and not args.input:
             raise CommandError(f"--{option} needs records; add --input FILE (- is standard input)")

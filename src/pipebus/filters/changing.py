@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pipebus.pipeline.shapes import Transform
 
-WHY = "a message that has changed no longer fits its signature, and is refused"
+WHY = "a message that has changed in what is signed no longer fits its signature, and is refused"
 
 
 class Changing(Transform):

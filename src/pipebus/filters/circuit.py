@@ -50,7 +50,7 @@ class Circuit:
         self._until = math.inf  # when it becomes half-open, or no longer waits for the trial
         self._timer: Any = None
         self._resume: Callable[[], None] | None = None  # ends the pause of the subscription
-        self._news: deque[tuple[str, str]] = deque()
+        self._news: deque[tuple[str, str, str]] = deque()
         self._teller = [True]  # who pops it announces the news
         self._lock = threading.RLock()
 
@@ -74,12 +74,13 @@ class Circuit:
         self._pause()  # also if it is refused: then its subscription was made again, under the same name, and is not paused yet
         return self._trial if may else None
 
-    def leave(self, run: int, well: bool | None) -> float | None:
+    def leave(self, run: int, well: bool | None, error: str = "") -> float | None:
         """
         End a run.
 
         Args:
             well: Whether it has succeeded; None: it says nothing about that.
+            error: The text of the error of one that has failed, for the log.
 
         Returns:
             None; or, if it failed for a reason that has opened the circuit, when its delivery may come again, in seconds.
@@ -87,11 +88,11 @@ class Circuit:
         if well is None and run < self._since:
             return None  # a finaliser may end an abandoned run at any step, under any lock, so it takes none
         with self._lock:
-            delay = self._leave(run, well)
+            delay = self._leave(run, well, error)
         self.tell()
         return delay
 
-    def _leave(self, run: int, well: bool | None) -> float | None:
+    def _leave(self, run: int, well: bool | None, error: str) -> float | None:
         if run < self._since:
             return 0.0 if well is False else None
         if self.state is CLOSED:
@@ -101,10 +102,10 @@ class Circuit:
             self._times.append(now)
             if len(self._times) < (self._times.maxlen or 0) or self._times[0] <= now - self.window:
                 return None
-            self._become(OPEN)
+            self._become(OPEN, error)
             return 0.0
         if well is False:
-            self._become(OPEN)
+            self._become(OPEN, error)
             return self.cool_down * LONGER
         if well:
             self._become(CLOSED)
@@ -136,8 +137,8 @@ class Circuit:
 
     # --- changes, with the lock held ------------------------------------------------------------------------------------
 
-    def _become(self, new: str) -> None:
-        self._news.append((self.state, new))
+    def _become(self, new: str, error: str = "") -> None:
+        self._news.append((self.state, new, error))
         self.state, self._trial = new, None
         self._turn += 1
         if new is OPEN:
@@ -205,11 +206,12 @@ class Circuit:
             finally:
                 self._teller.append(True)
 
-    def _announce(self, old: str, new: str) -> None:
+    def _announce(self, old: str, new: str, error: str) -> None:
         context = self.context
         if context is None:
             return
         with suppress(Exception):  # a logger that fails must not affect the message
             write = context.log.warning if new == OPEN else context.log.info
-            write("circuit.changed", filter=context.name, place=self.place, old=old, new=new)
+            why = {"error": error} if error else {}
+            write("circuit.changed", filter=context.name, place=self.place, old=old, new=new, **why)
         context.emit(events.CircuitChanged(context.name, self.place, old, new))

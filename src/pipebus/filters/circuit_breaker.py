@@ -12,7 +12,7 @@ from pipebus.errors import AlreadySettled, PipelineError, Rejected
 from pipebus.filters.backoff import NEVER, Errors, checked_classes, ended_by_stop
 from pipebus.filters.circuit import CLOSED, Circuit
 from pipebus.filters.seen import went_well
-from pipebus.foreign.objects import is_a, shown
+from pipebus.foreign.objects import is_a, shown, text_of
 from pipebus.message.message import Message
 from pipebus.message.outcomes import Dropped
 from pipebus.pipeline import state
@@ -37,7 +37,8 @@ class CircuitBreaker(Around):
     In a publish chain, an open circuit refuses each message at once; a handler that publishes gets this refusal as its error.
 
     Args:
-        failures: So many failures open the circuit, >= 1. A success in between does not reset the count.
+        failures: So many failures open the circuit, >= 1. A success in between does not reset the count. With at most as many
+            as the subscription's `attempts`, one message alone opens it before it is dead.
         window: Seconds within which they happen, > 0.
         cool_down: Seconds until a trial, > 0. A trial that has not ended after that time is no longer waited for: the next
             message is a trial too.
@@ -56,13 +57,13 @@ class CircuitBreaker(Around):
     all keys and workers. A start begins closed; a subscription of a running bus that is made again with the same name does not.
 
     Logs:
-        `circuit.changed`: filter, place, old, new. Observers get `CircuitChanged`.
+        `circuit.changed`: filter, place, old, new, and the error that opened it. Observers get `CircuitChanged`.
 
     Source:
         M. Nygard, "Release It!", 2007; the states and their names are those of M. Fowler, "CircuitBreaker", 2014.
     """
 
-    failures: int = 5
+    failures: int = 3
     window: Seconds = 60.0
     cool_down: Seconds = 30.0
     on: Errors = Exception
@@ -135,7 +136,7 @@ class CircuitBreaker(Around):
             if is_a(error, NEVER) or ended_by_stop(self._context, error):
                 raise
             well = False
-            delay = circuit.leave(run, False)
+            delay = circuit.leave(run, False, text_of(error)[:200])
             if delay is None or delivery is None:
                 raise
             try:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -28,6 +28,13 @@ from pipebus.pipeline.shapes import Around, Context, Steps
 
 NEVER: Final = (PipelineError, LifecycleError)
 """A mistake in a chain must be seen, and nothing helps against the stop of the bus."""
+PRECEDES: Final = {
+    "repeated": "now the fallback replaces the first error, and nothing is run again",
+    "redelivered": "now the fallback replaces the first error, and nothing is given back",
+    "guarded": "now errors that the fallback catches do not count, so they never open the circuit",
+    "time-limited": "now a rest that takes too long has no fallback",
+}
+"""What goes wrong if it comes after such a filter."""
 
 
 @dataclass(eq=False)
@@ -71,12 +78,6 @@ class Fallback(Around):
     subject: str | None = None
     on: Errors = Exception
     sees_delivery = True
-    precedes: ClassVar = {
-        "repeated": "now the fallback replaces the first error, and nothing is run again",
-        "redelivered": "now the fallback replaces the first error, and nothing is given back",
-        "guarded": "now the fallback hides each failure, so the circuit never opens",
-        "time-limited": "now a rest that takes too long has no fallback",
-    }
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.subject is None):
@@ -89,9 +90,13 @@ class Fallback(Around):
         if issubclass(Rejected, self._on):
             self.follows = {"verified": "a forged message gets the fallback instead of being refused"}
         self.subject = plain_text(self.subject)
+        self.precedes = PRECEDES
         if self.subject is not None:
             check_subject(self.subject)
+            if "{" in self.subject:
+                raise PipelineError(f"Fallback.subject={shown(self.subject)}: it is one subject, without braces; name it")
             self.reroutes = self.repeats = True
+            self.precedes = {**PRECEDES, "signed": "now its message on the other subject no longer fits its signature"}
             self.reroutes_to = Pattern(self.subject)
             self.passes = 2
         self.wants_delivery = self.subject is None  # a publish has no value

@@ -45,8 +45,8 @@ class Log(Around):
             raise PipelineError(f'Log.level={self.level!r}: it is "debug", "info" or "warning"')
         self._hidden = FieldNames(self.redact, "Log.redact")
         self.redact = self._hidden.names
-        shown = "fields are" if self.body or self.headers else "as soon as it shows bodies or headers, fields are"
-        self.follows = {"redacted": f"now {shown} logged before they are hidden"}
+        when = "" if self.body or self.headers else "as soon as it shows bodies or headers, "
+        self.follows = {"redacted": f"now {when}fields that it does not hide are logged before they are hidden"}
         if self.body:
             self.follows["size-limited"] = "now messages that are too large are logged in full"
         self._clock: Clock = SYSTEM

@@ -61,7 +61,7 @@ class Redeliver(Around):
     precedes: ClassVar = {
         "time-limited": "now a delivery that takes too long is not given back, but becomes a dead letter",
         "repeated": "now a delivery is given back at its first error, and is never run again in place",
-        "guarded": "now failures are given back before they are counted, so the circuit never opens",
+        "guarded": "now errors that are given back do not count, so they never open the circuit",
     }
 
     if TYPE_CHECKING:  # a duration may be given as text
