@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-ANNOTATED: Final = r"(?:~?typing\.)?Annotated\[(.*?), '?{}'?\]"
+ANNOTATED: Final = r"(?:~?typing\.)?Annotated\[([^']*?), '?{}'?\]"
 READABLE: Final = (
     (ANNOTATED.format("seconds"), "float | str"),  # 0.5 or "500ms"
     (ANNOTATED.format("bytes"), "int | str"),  # 65536 or "64KiB"

@@ -823,6 +823,8 @@ def test_each_change_is_an_event_and_a_line(harness: Harness, sink: Sink, logs: 
     lines = [line for line in logs if line["event"] == "circuit.changed"]
     assert [(line["place"], line["old"], line["new"]) for line in lines] == [("publish", *step) for step in steps]
     assert [line["log_level"] for line in lines] == ["warning", "info", "warning"]
+    bus.stop()
+    assert seen[3:] == [("CircuitBreaker", "publish", "open", "closed")]
     assert [line.get("error") for line in lines] == ["Boom", None, "Boom"]
 
 

@@ -512,6 +512,9 @@ def test_a_dead_letter_can_be_replayed(harness: Harness, colour: str, rejects: b
     bus.dead_letters.replay(letter.id)
     harness.drain()
     assert (subscription.stats()["acknowledged"], len(attempts)) == (1, 2)
+    bus.publish("a", id="1")
+    harness.drain()
+    assert (subscription.stats()["dropped"], len(attempts)) == ({"duplicate": 1}, 2)
 
 
 def test_a_delivery_that_was_acknowledged_is_known_also_if_its_handler_fails_later(harness: Harness, colour: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
+import enum
 import random
 from pathlib import Path
 from types import MappingProxyType
@@ -49,6 +50,18 @@ def test_fields_are_masked_by_name_at_any_depth(colour: Any, at: Any) -> None:
         "email_verified": True,
     }
     assert body == before
+
+
+class Name(enum.Enum):
+    """A plain enumeration, whose value is the name in JSON."""
+
+    EMAIL = "email"
+
+
+def test_keys_that_json_turns_into_the_name_are_masked() -> None:
+    """Whatever a key is in memory, the name on the wire counts."""
+    body = {Name.EMAIL: "a", "inside": [{b"Email": "b"}]}
+    assert body_of(Redact(["email"]), body) == {Name.EMAIL: MASKED, "inside": [{b"Email": MASKED}]}
 
 
 def test_fields_are_removed_by_name(colour: Any) -> None:

@@ -200,6 +200,30 @@ def test_a_message_that_failed_may_come_again(colour: Any, at: Any) -> None:
         assert [verdict(bench, message), verdict(bench, message)] == [True, False]
 
 
+def test_a_copy_of_a_letter_that_was_replayed_and_handled_is_a_replay(harness: Harness) -> None:
+    """A letter passes, however old it is, and then its message is remembered like any other."""
+    seen: list[int] = []
+
+    def handle(message: Message) -> None:
+        seen.append(1)
+        if len(seen) == 1:
+            raise Boom
+
+    harness.allow(Boom)
+    harness.bus.subscribe("a", handle, name="s", filters=[Verify([KEY], window=5.0)])
+    bus = harness.start()
+    message = signed(time=harness.clock.now())
+    bus.send(message)
+    harness.drain()
+    (letter,) = bus.dead_letters.list()
+    harness.advance(4.0)
+    bus.dead_letters.replay(letter.id)
+    harness.drain()
+    bus.send(message)
+    harness.drain()
+    assert (len(seen), [one.error for one in bus.dead_letters.list()]) == (2, ["Rejected: rejected by Verify: not verified"])
+
+
 def test_a_delivery_that_is_tried_again_is_no_replay(harness: Harness) -> None:
     """`Redeliver`, and a handler that gives its delivery back, bring the same message again, and it passes."""
     seen: list[int] = []

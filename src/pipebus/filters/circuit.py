@@ -121,11 +121,15 @@ class Circuit:
     def reset(self, context: Context | None) -> None:
         """Forget the state, as the filter starts or stops."""
         with self._lock:
-            self.state, self._trial, self._until, self.context = CLOSED, None, math.inf, context
+            if self.state is not CLOSED:
+                self._news.append((self.state, CLOSED, ""))
+            self.state, self._trial, self._until = CLOSED, None, math.inf
             self._turn += 1
             self._since = self._turn
             self._times.clear()
             self._go_on()
+        self.tell()
+        self.context = context
 
     def recent(self) -> int:
         """How many failures were within the window. It takes no lock, since anybody may ask at any time."""

@@ -54,7 +54,7 @@ class CircuitBreaker(Around):
     With `Retry` and `Redeliver` outside, as in `Redeliver(…), CircuitBreaker(…)`, each run counts, and an open circuit ends the
     runs. A `Retry` inside makes all runs of a message one; a `Redeliver` inside hides failures. A `Timeout` inside makes slow
     runs fail. Each process, and each chain (one for publishing, and one for each subscription), has a circuit of its own, for
-    all keys and workers. A start begins closed; a subscription of a running bus that is made again with the same name does not.
+    all keys and workers. A start begins closed, and so does a filter of a subscription that is made again.
 
     Logs:
         `circuit.changed`: filter, place, old, new, and the error that opened it. Observers get `CircuitChanged`.

@@ -112,15 +112,16 @@ class Dedupe(Around):
         delivery = state.delivery.get() if memory is not None else None
         memory = memory if memory is not None else self._published
         key = self._key_of(message)
-        if key is None or state.replayed.get():
+        if key is None:
             return (yield message)
+        replayed = state.replayed.get()  # it passes, and is remembered like any other
         stored = "" if self._store is None else as_text(key)
-        if not memory.enter(key, delivery, self._clock, self.window):
+        if not replayed and not memory.enter(key, delivery, self._clock, self.window):
             return Dropped("duplicate")
         fine = False
         known = False
         try:
-            known = self._store is not None and self._store.seen(place, stored)
+            known = self._store is not None and not replayed and self._store.seen(place, stored)
             if known:
                 return Dropped("duplicate")
             outcome = yield message

@@ -26,6 +26,7 @@ from pipebus.pipeline.callables import is_plain
 from pipebus.pipeline.contract import finished
 from pipebus.pipeline.shapes import Around, Context, Steps
 
+HEADER: Final = "fallback"
 NEVER: Final = (PipelineError, LifecycleError)
 """A mistake in a chain must be seen, and nothing helps against the stop of the bus."""
 PRECEDES: Final = {
@@ -34,7 +35,6 @@ PRECEDES: Final = {
     "guarded": "now errors that the fallback catches do not count, so they never open the circuit",
     "time-limited": "now a rest that takes too long has no fallback",
 }
-"""What goes wrong if it comes after such a filter."""
 
 
 @dataclass(eq=False)
@@ -57,8 +57,8 @@ class Fallback(Around):
     Raises:
         The error, as the same object, if `on` does not name it; if it is a mistake in a chain (`PipelineError`) or the stop of
         the bus caused it; if the message has had its effect (a mailbox has accepted it, or the delivery is settled); or if the
-        message has that subject already, so a message falls back to it once. Anything that is not an `Exception`, such as a
-        cancellation. The error of the second publish, if it fails; around a handler also if nobody listens to the subject.
+        message has that subject, or the header, already, so it falls back to a subject once. Anything that is no `Exception`,
+        such as a cancellation. The error of the second publish; around a handler also if nobody listens there.
 
     With `Retry`: `Fallback(…), Retry(…)` falls back after the last run; with `Redeliver`, in the same order, after the last
     attempt. If the program is killed between the second publish and the acknowledgement, both messages may come again.
@@ -122,7 +122,8 @@ class Fallback(Around):
         try:
             return (yield message)
         except self._on as error:
-            if is_a(error, NEVER) or effect or message.subject == self.subject or ended_by_stop(self._context, error):
+            again = self.subject and (message.subject == self.subject or HEADER in message.headers)
+            if again or is_a(error, NEVER) or effect or ended_by_stop(self._context, error):
                 raise
             instead = self._instead(message, error)
             (count or self._published).add()
@@ -137,7 +138,7 @@ class Fallback(Around):
         if self.subject is None:
             return Handled(finished(self.value(message, error)) if callable(self.value) else copy.deepcopy(self.value))
         name = self._context.name if self._context is not None else "Fallback"
-        headers = frozen_headers({**message.headers, "fallback": f"{name}: {class_name(error)}"})
+        headers = frozen_headers({**message.headers, HEADER: f"{name}: {class_name(error)}"})
         return msgspec.structs.replace(message, subject=self.subject, headers=headers)
 
     def _log(self, message: Message[Any], error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -53,7 +54,11 @@ class FieldNames:
 
 
 def lower(name: object) -> str:
-    """The key of a table as a name in lower case."""
+    """The key of a table as a name in lower case, as JSON will have it."""
+    if isinstance(name, enum.Enum):
+        name = name.value
+    if isinstance(name, (bytes, bytearray)):
+        name = name.decode("utf-8", "replace")
     return str(plain_text(name)).lower()
 
 

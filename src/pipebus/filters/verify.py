@@ -112,16 +112,14 @@ class Verify(Around):
         id, time, now, key = message.id, message.time, self._clock.now(), f"verify:{message.id}"
         if not genuine(message, self.keys, self.headers):
             raise self._refused(message, memory, "signature")
-        if replayed:
-            return (yield message)
-        if abs(now - time) > self.window:
+        if abs(now - time) > self.window and not replayed:
             raise self._refused(message, memory, "time")
-        claim = memory.enter(id, time, delivery, now - self.window)
+        claim = (delivery,) if replayed else memory.enter(id, time, delivery, now - self.window)
         if claim is None:
             return self._again(message, memory, delivery, handled=id in memory)
         fine = known = False
         try:
-            known = self._store is not None and self._store.seen(place, key)
+            known = self._store is not None and not replayed and self._store.seen(place, key)
             if known:
                 return self._again(message, memory, delivery, handled=True)
             outcome = yield message
