@@ -199,6 +199,10 @@ def test_a_message_that_has_a_signature_gets_a_new_one() -> None:
 
 def test_what_cannot_be_written_cannot_be_signed() -> None:
     """An object without a form on the wire, or an address that is an object, is an error, and not passed on unsigned."""
+    once = iter([1])
+    with pytest.raises(CodecError, match=r"body \(list_iterator\) can be read once only.*publish a list"):
+        Sign(KEY).transform(Message("a", once))
+    assert list(once) == [1]
     with pytest.raises(CodecError, match=r"body \(object\) cannot be written as JSON"):
         signed(object())
     nested: Any = []

@@ -102,6 +102,10 @@ def test_what_is_too_large_at_a_glance_is_not_written(body: Any) -> None:
 
 def test_what_has_no_size_does_not_pass() -> None:
     """An object that cannot be written, or an address that is an object, is an error."""
+    for once in (iter([1]), (n for n in [1]), map(str, [1])):
+        with pytest.raises(CodecError, match=r"can be read once only.*publish a list"):
+            SizeLimit(1024).transform(Message("a", once))
+        assert len(list(once)) == 1
     with pytest.raises(CodecError):
         SizeLimit("1MB").transform(Message("a", [object()]))
     with pytest.raises(UnsupportedCapability):

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pipebus.errors import CodecError, HeaderError, PipelineError
 from pipebus.foreign.objects import class_name, plain_text, shown, text_of
-from pipebus.message.codec import carried, moment
+from pipebus.message.codec import carried, check_lasting, moment
 from pipebus.message.headers import HOPS_HEADER, SCHEDULE_HEADER, SLOT_HEADER, TIMETABLE_HEADER, check_headers
 from pipebus.message.message import Message
 from pipebus.message.subject import not_carried
@@ -52,6 +52,7 @@ def canonical(message: Message[Any], names: Iterable[str] | None) -> bytes:
         address = getattr(message, field)
         if address is not None and not isinstance(address, str):
             raise not_carried(address, "a signature", field)
+    check_lasting(message.body)
     body, form = carried(message.body), "json"
     if isinstance(body, bytes):
         body, form = base64.b64encode(body).decode(), "bytes"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipebus.errors import Rejected
-from pipebus.message.codec import JsonCodec, prepare
+from pipebus.message.codec import JsonCodec, check_lasting, prepare
 from pipebus.message.message import Message
 from pipebus.pipeline.shapes import Context, Transform
 from pipebus.values import quantities
@@ -54,6 +54,7 @@ class SizeLimit(Transform):
         prepare()
 
     def transform(self, message: Message[Any], /) -> Message[Any]:
+        check_lasting(message.body)
         if _least(message.body) > self.bytes or len(self._codec.encode(message)) > self.bytes:
             raise Rejected(f"larger than {self.bytes:,} bytes")
         return message

@@ -120,6 +120,17 @@ class JsonCodec:
             raise CodecError(f"not a message: {error}") from error
 
 
+def check_lasting(body: Any) -> None:
+    """
+    Refuse a body that reading uses up, for filters that read it and then pass it on.
+
+    Raises:
+        CodecError: it is an iterator, such as a generator.
+    """
+    if hasattr(type(body), "__next__"):
+        raise CodecError(f"a body ({class_name(body)}) can be read once only, and would then be empty; publish a list of it")
+
+
 def carried(body: Any) -> Any:
     """
     A body as its readers have it once it has been written and read: bytes, or JSON's own types.
