@@ -27,7 +27,7 @@ from pipebus.running.worker import Worker
 from pipebus.testing.simulation.explore import Scenario, race
 from pipebus.waiting.latch import Latch, LoopWaiter, ThreadWaiter
 
-WITHIN = 1000
+WITHIN = 3000
 """A planted race must be found within this number of seeds; most need fewer than a hundred."""
 
 HASTY = {"hasty": 0.2}

@@ -331,7 +331,7 @@ def test_in_every_order_publishers_and_the_timer_agree(seeds: int) -> None:
 
 
 class Sink:
-    """A dependency that is down or up, and what was asked of it, at which times."""
+    """A dependency that is down or up, and when it was called, with what."""
 
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
@@ -424,7 +424,7 @@ def test_only_failures_within_the_window_count(at: Any, colour: Any, gap: float,
     ids=repr,
 )
 def test_what_says_nothing_about_the_dependency_neither_counts_nor_closes(at: Any, colour: Any, end: Any) -> None:
-    """A refusal, a drop, a cancellation or an error that `on` does not name is no failure. After such a trial comes another."""
+    """A refusal, a drop, a cancellation or an error that `on` does not name does not count. Another trial follows."""
     breaker = CircuitBreaker(failures=1, cool_down=10.0, on=Boom if isinstance(end, ValueError) else Exception)
     place = "publish" if at == "publish" else "test"
     with FilterBench(breaker, end, at=at, colour=colour) as bench:
@@ -503,7 +503,7 @@ def test_a_subscription_that_is_made_again_is_paused_too(harness: Harness, sink:
 
 
 def test_the_circuit_of_a_subscription_goes_with_it() -> None:
-    """A filter for all subscriptions keeps nothing of those that have ended, even of an open circuit once its time is over."""
+    """A filter for all subscriptions keeps nothing of those that have ended, even of an open circuit once its time is up."""
     bus, breaker = Bus(pool=1), CircuitBreaker(1, cool_down=0.001)  # a worker that sleeps keeps the mailbox that it came from
     bus.use(breaker, at="delivery")
     with bus:

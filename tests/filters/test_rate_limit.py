@@ -252,7 +252,7 @@ def test_what_comes_back_in_the_wrong_order_is_spread_at_once() -> None:
 
 
 def test_keys_are_forgotten_when_they_mean_nothing() -> None:
-    """Each new key pushes out two whose time is over; a key that still means something stays."""
+    """Each new key pushes out two whose time is up; a key that still means something stays."""
     limit = Gcra(1, 1.0, 2, size=100)
     for number in range(50):
         assert limit.ask(number, 0.0) == 0.0
@@ -435,7 +435,7 @@ def test_a_delivery_that_is_refused_is_a_dead_letter(harness: Harness) -> None:
 
 @pytest.mark.parametrize("between", [[], [Timeout("60s", abandon=True)]], ids=["", "on a thread of its own"])
 def test_runs_of_a_retry_wait_in_place_and_end(harness: Harness, between: list[Any]) -> None:
-    """If a further run went back to the mailbox, uncounted, the runs would begin anew each time, and never end."""
+    """If a further run went back to the mailbox, uncounted, the runs would begin again each time, and never end."""
     runs: list[float] = []
 
     def fails(message: Message) -> None:
