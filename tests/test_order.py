@@ -157,7 +157,7 @@ def test_a_file_says_the_same(outer: str, inner: str, why: str, tmp_path: Path) 
         text = "\n".join(["version = 1", "[[pipelines]]", f'at = "{sides(*names)[-1]}"', "filters = [", *rows, "]"])
         (tmp_path / "bus.toml").write_text(text, encoding="utf-8")
         bus = Bus.from_config(tmp_path / "bus.toml")
-        return [str(hint).replace(str(tmp_path / "bus.toml"), "bus.toml") for hint in hints(engine_of(bus))]
+        return [re.sub(r"[^\s(]*bus\.toml", "bus.toml", str(hint)) for hint in hints(engine_of(bus))]
 
     (hint,) = loaded(inner, outer)
     assert hint.startswith(("bus.toml:5: hint: ", "bus.toml:6: hint: "))
