@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from pipebus.clock import Clock
+from pipebus.waiting.latch import open_gate
 from pipebus.waiting.locks import Locks, free, interrupted
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`
@@ -154,9 +155,3 @@ def wake(call: Callable[[], object]) -> None:
     """Wake a waiter. If the event loop of the waiter is closed, nobody waits, and the caller must not fail because of that."""
     with suppress(RuntimeError):
         call()
-
-
-def open_gate(gate: Any) -> None:
-    """Release a lock that is used as a gate, unless it is open already."""
-    with suppress(RuntimeError):
-        gate.release()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final
 
 from pipebus.clock import Clock, Gate
 from pipebus.errors import BusClosed, PipelineError
-from pipebus.waiting.latch import Latch, LoopWaiter
+from pipebus.waiting.latch import Latch, LoopWaiter, open_gate
 
 PLUMBING: Final = True  # tracebacks leave its frames out: `blame.trim`
 
@@ -71,7 +71,7 @@ class Services:
             # `end_pauses` sets `_over` before it reads `_pauses`: either it opens this gate, or `_over` is True here. So it is
             # with a giver of the latch: it opens the gate, or the latch is over here.
             if until is not None:
-                until.wake = partial(_open, gate)
+                until.wake = partial(open_gate, gate)
             due = self.clock.monotonic() + seconds
             opened = self._over or (until is not None and until.over) or self.wait(gate, due - self.clock.monotonic())
         finally:
@@ -90,7 +90,7 @@ class Services:
         """The bus has stopped: every pause ends with BusClosed."""
         self._over = True
         for gate in list(self._pauses):
-            _open(gate)
+            open_gate(gate)
 
     async def apause(self, seconds: float, filter_name: str, until: Latch | None = None) -> bool | None:
         if until is None:
@@ -104,8 +104,3 @@ class Services:
     def wait(self, gate: Gate, timeout: float) -> bool:
         with self.blocking():
             return self.clock.wait(gate, timeout)
-
-
-def _open(gate: threading.Lock) -> None:
-    with suppress(RuntimeError):  # somebody else has opened it, or an interrupted stop
-        gate.release()

@@ -27,13 +27,13 @@ from typing import Any, Final
 from pipebus.clock import Clock
 from pipebus.errors import BusClosed, LifecycleError
 from pipebus.mailbox.asked import is_question
-from pipebus.mailbox.claims import open_gate
 from pipebus.mailbox.offering import line_up_again
 from pipebus.running.loop_thread import LoopThread
 from pipebus.running.loop_worker import LoopWorker
 from pipebus.running.pool import GRACE, sweep
 from pipebus.running.starts import Starts
 from pipebus.running.worker import still_at
+from pipebus.waiting.latch import open_gate
 from pipebus.waiting.locks import Locks
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`

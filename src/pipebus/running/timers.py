@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from pipebus.clock import Clock
-from pipebus.mailbox.claims import open_gate
 from pipebus.running.starts import Starts
+from pipebus.waiting.latch import open_gate
 from pipebus.waiting.locks import Locks
 
 EXPLORED: Final = "bytecode"  # threads change places here in simulations: `testing.watch`

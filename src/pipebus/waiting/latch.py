@@ -52,6 +52,12 @@ def _nobody() -> None:
     """The default of `wake`: nobody waits yet. Who comes later, and has set `wake`, looks whether the latch is over."""
 
 
+def open_gate(gate: Any) -> None:
+    """Release a lock that is used as a gate, unless it is open already."""
+    with suppress(RuntimeError):
+        gate.release()
+
+
 class ThreadWaiter:
     """How a thread waits. Create it before the request is sent, since the answer may come at once."""
 
